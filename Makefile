@@ -1,0 +1,45 @@
+# make demo | make ui | make test | make check | make bench
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_HOME ?= .demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test check format soak bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing Airflow, MLflow and this package into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed ## Run the story on a local MLflow server and Airflow, no account needed
+	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)"
+
+ui: .venv/installed ## Leave Airflow and MLflow running, with the example Dags loaded
+	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --ui
+
+test: .venv/installed ## Run all tests but the soaks
+	$(BIN)/python -m pytest -m "not soak"
+
+soak: .venv/installed ## Run the long tests
+	$(BIN)/python -m pytest -m soak --timeout 7200
+
+check: .venv/installed ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed ## Format and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed ## Run every benchmark and print its ratio
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove what make built
+	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache

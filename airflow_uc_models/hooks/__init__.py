@@ -1,0 +1,1 @@
+"""Connections to registries: the only code that opens sockets."""

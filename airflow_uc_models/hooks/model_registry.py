@@ -1,0 +1,111 @@
+"""ModelRegistryHook: from an Airflow connection to a registry that answers calls, sync or async."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+from airflow.sdk import BaseHook
+
+from airflow_uc_models.exceptions import UCModelsError
+from airflow_uc_models.hooks.endpoint import Endpoint, endpoint_of
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.call import Call
+
+T = TypeVar("T")
+
+
+class ModelRegistryHook(BaseHook):
+    """Talk to the model registry that an Airflow connection names.
+
+    ::
+
+        hook = ModelRegistryHook("mlflow_default")
+        version = hook.run(hook.registry.get_model_version_by_alias("prod.ml_team.fraud", "Champion"))
+
+    In a trigger, ``registry = (await hook.aendpoint()).registry`` and ``await hook.arun(call)`` do the same.
+
+    :param registry_conn_id: the connection; its type decides which registry it is
+    """
+
+    conn_name_attr = "registry_conn_id"
+    default_conn_name: ClassVar[str] = "databricks_default"
+    hook_name = "Model registry"
+
+    def __init__(self, registry_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.registry_conn_id = registry_conn_id
+        self._endpoint: Endpoint | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The registry and the way to it; read once."""
+        if self._endpoint is None:
+            connection = self.get_connection(self.registry_conn_id)
+            self._endpoint = endpoint_of(connection, connection.extra_dejson)
+        return self._endpoint
+
+    async def aendpoint(self) -> Endpoint:
+        """Return the same without blocking the event loop."""
+        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+
+        if self._endpoint is None:
+            connection = await get_async_connection(self.registry_conn_id, hook=self)
+            self._endpoint = endpoint_of(connection, await get_async_extra_dejson(connection))
+        return self._endpoint
+
+    @property
+    def registry(self) -> Registry:
+        """The registry's verbs."""
+        return self.endpoint.registry
+
+    def get_conn(self) -> Registry:
+        """Return the registry's verbs, as hooks do."""
+        return self.registry
+
+    def run(self, call: Call[T]) -> T:
+        """Carry out a call and return what it returns."""
+        return self.endpoint.transport.run(call)
+
+    async def arun(self, call: Call[T]) -> T:
+        """Carry out a call on the event loop."""
+        return await (await self.aendpoint()).transport.arun(call)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask the registry for one model: proves address, credentials and the right to read."""
+        try:
+            models = self.run(self.registry.search_registered_models(max_results=1))
+        except UCModelsError as error:
+            return False, str(error)
+        seen = "it has registered models" if models else "no registered model is visible yet"
+        return True, f"{self.registry.capabilities.label} at {self.endpoint.address} answers; {seen}."
+
+
+class MlflowHook(ModelRegistryHook):
+    """The hook of connections of type ``mlflow``: an MLflow server."""
+
+    conn_type = "mlflow"
+    default_conn_name = "mlflow_default"
+    hook_name = "MLflow"
+
+    def __init__(self, registry_conn_id: str = default_conn_name) -> None:
+        super().__init__(registry_conn_id)
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the extra form fields, for Airflow 3.1; later ones read provider_info."""
+        from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+        from wtforms import PasswordField, StringField
+
+        return {
+            "token": PasswordField("Token", widget=BS3PasswordFieldWidget()),
+            "verify": StringField("TLS verification", widget=BS3TextFieldWidget()),
+            "web_url": StringField("Web address", widget=BS3TextFieldWidget()),
+        }
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return which standard fields show, and how, for Airflow 3.1."""
+        from airflow_uc_models.provider_info import MLFLOW_FIELD_BEHAVIOUR
+
+        keys = {"hidden-fields": "hidden_fields"}
+        return {keys.get(key, key): value for key, value in MLFLOW_FIELD_BEHAVIOUR.items()}

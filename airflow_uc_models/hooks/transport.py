@@ -1,0 +1,232 @@
+"""The only file that opens sockets: it drives a Call with httpx, sync or async, under one retry policy.
+
+What is retried (and what is not):
+
+* nothing was sent (connection refused, no such host): always;
+* 429: always, after ``Retry-After`` where the registry gives one; the request was not carried out;
+* 408, 5xx, resets and timeouts: only what is safe to repeat. For any other write the Call is told
+  (UnknownEffectError) and looks for itself whether it happened.
+
+Retries end when ``max_retry_seconds`` would be exceeded, so a dead registry is given up on in bounded time.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import httpx
+import tenacity
+
+from airflow_uc_models.exceptions import RegistryUnavailableError, UnknownEffectError
+from airflow_uc_models.registry.answers import error_of
+from airflow_uc_models.registry.call import Call, Request, Response
+
+if TYPE_CHECKING:
+    import ssl
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How to reach one registry.
+
+    :param base_url: scheme, host, port and path prefix of the server
+    :param auth: credentials, as headers of each request
+    :param verify: an SSL context, or False for no verification
+    :param proxy: URL of a proxy; None takes it from the environment
+    :param timeout: seconds to wait for bytes of one answer
+    :param max_retry_seconds: time after which no further try is started
+    :param label: how messages name the registry
+    :param hint: what to check when the registry can't be reached
+    """
+
+    base_url: str
+    auth: httpx.Auth | None = None
+    verify: ssl.SSLContext | bool = True
+    proxy: str | None = None
+    timeout: float = 30.0
+    max_retry_seconds: float = 60.0
+    label: str = "registry"
+    hint: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def run(self, call: Call[T]) -> T:
+        """Drive a call to its end and return what it returns."""
+        retrying = tenacity.Retrying(sleep=time.sleep, **self._policy())
+        with httpx.Client(**self._options()) as client:
+
+            def send(request: Request) -> Response:
+                return retrying.copy()(lambda: _answer(client.request(**_arguments(request)), request))
+
+            step = _Step(call)
+            while step.request is not None:
+                try:
+                    response = send(step.request)
+                except (httpx.HTTPError, _PassingAnswerError) as error:
+                    step.throw(self._given_up(error, step.request, retrying))
+                else:
+                    step.send(response)
+            return step.value
+
+    async def arun(self, call: Call[T]) -> T:
+        """Drive a call on the event loop, never blocking it."""
+        import asyncio
+
+        retrying = tenacity.AsyncRetrying(sleep=asyncio.sleep, **self._policy())
+        async with httpx.AsyncClient(**self._options()) as client:
+
+            async def send(request: Request) -> Response:
+                async def once() -> Response:
+                    return _answer(await client.request(**_arguments(request)), request)
+
+                return await retrying.copy()(once)
+
+            step = _Step(call)
+            while step.request is not None:
+                try:
+                    response = await send(step.request)
+                except (httpx.HTTPError, _PassingAnswerError) as error:
+                    step.throw(self._given_up(error, step.request, retrying))
+                else:
+                    step.send(response)
+            return step.value
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "base_url": self.base_url,
+            "auth": self.auth,
+            "verify": self.verify,
+            "proxy": self.proxy,
+            "timeout": httpx.Timeout(self.timeout, connect=min(10.0, self.timeout)),
+            "headers": self.headers,
+        }
+
+    def _policy(self) -> dict[str, Any]:
+        return {
+            "retry": tenacity.retry_if_exception(_can_repeat),
+            "wait": _wait,
+            "stop": tenacity.stop_before_delay(self.max_retry_seconds),
+            "before_sleep": self._log_retry,
+            "reraise": True,
+        }
+
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        wait = state.next_action.sleep if state.next_action else 0
+        log.warning("%s: %s; trying again in %.1f s", self.label, _told(error), wait)
+
+    def _given_up(self, error: Exception, request: Request, retrying: Any) -> RegistryUnavailableError:
+        """Turn the last failure into an error that says how long it was tried and what to check."""
+        seconds = retrying.statistics.get("delay_since_first_attempt", 0)
+        unknown = not request.repeatable and not _refused(error)
+        error_class = UnknownEffectError if unknown else RegistryUnavailableError
+        if isinstance(error, _PassingAnswerError):
+            told = error_of(error.response, request, self.label)
+            return error_class(str(told), status=told.status, error_code=told.error_code)
+        message = f"Could not {request.action}: the {self.label} at {self.base_url} gave no answer ({_told(error)})"
+        tail = " It may or may not have happened." if unknown else ""
+        return error_class(f"{message}; gave up after {seconds:.0f} s.{tail} {self.hint}".rstrip())
+
+
+class _Step(Generic[T]):
+    """One position in a running Call: the request it waits on, or the value it returned."""
+
+    def __init__(self, call: Call[T]) -> None:
+        self.call = call
+        self.request: Request | None = None
+        self.value: T
+        self._advance(lambda: next(call))
+
+    def send(self, response: Response) -> None:
+        self._advance(lambda: self.call.send(response))
+
+    def throw(self, error: Exception) -> None:
+        self._advance(lambda: self.call.throw(error))
+
+    def _advance(self, step: Callable[[], Request]) -> None:
+        try:
+            self.request = step()
+        except StopIteration as stop:
+            self.request, self.value = None, stop.value
+
+
+class _PassingAnswerError(Exception):
+    """An answer that may be another one on the next try."""
+
+    def __init__(self, response: Response, request: Request) -> None:
+        super().__init__(f"{response.status} on {request.method} {request.path}")
+        self.response = response
+        self.request = request
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    # content-type only with a body; httpx sets it
+    return {
+        "method": request.method,
+        "url": request.path,
+        "params": None if request.params is None else dict(request.params),
+        "json": None if request.json is None else dict(request.json),
+        "extensions": {"repeatable": request.repeatable},
+    }
+
+
+def _answer(answer: httpx.Response, request: Request) -> Response:
+    response = Response(answer.status_code, answer.text, {k.lower(): v for k, v in answer.headers.items()})
+    if response.status in _PASSING:
+        raise _PassingAnswerError(response, request)
+    return response
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the request certainly had no effect."""
+    if isinstance(error, _PassingAnswerError):
+        return error.response.status == 429
+    return isinstance(error, _NOT_SENT)
+
+
+def _can_repeat(error: BaseException) -> bool:
+    if isinstance(error, _PassingAnswerError):
+        return error.request.repeatable or _refused(error)
+    if not isinstance(error, httpx.TransportError) or isinstance(error, httpx.UnsupportedProtocol):
+        return False
+    return _refused(error) or bool(error.request.extensions.get("repeatable"))
+
+
+_backoff = tenacity.wait_exponential(multiplier=0.4, max=15) + tenacity.wait_random(0, 0.4)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = 0.0
+    if isinstance(error, _PassingAnswerError):
+        asked = _retry_after(error.response.headers.get("retry-after"))
+    return max(asked, _backoff(state))
+
+
+def _retry_after(value: str | None) -> float:
+    """Read Retry-After: seconds or an HTTP date (RFC 9110, 10.2.3)."""
+    if not value:
+        return 0.0
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _told(error: BaseException | None) -> str:
+    text = str(error).strip() if error else ""
+    return text or type(error).__name__

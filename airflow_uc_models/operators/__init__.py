@@ -1,0 +1,91 @@
+"""Operators for registered models, model versions, aliases, tags, validation and inference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_uc_models.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from airflow_uc_models.operators.alias import (
+        DeleteRegisteredModelAliasOperator,
+        RollbackRegisteredModelAliasOperator,
+        SetRegisteredModelAliasOperator,
+    )
+    from airflow_uc_models.operators.inference import BatchInferenceOperator
+    from airflow_uc_models.operators.model_version import (
+        CopyModelVersionOperator,
+        DeleteModelVersionOperator,
+        DownloadModelVersionOperator,
+        GetModelVersionOperator,
+        RegisterModelOperator,
+        SearchModelVersionsOperator,
+        UpdateModelVersionOperator,
+    )
+    from airflow_uc_models.operators.registered_model import (
+        CreateRegisteredModelOperator,
+        DeleteRegisteredModelOperator,
+        GetRegisteredModelOperator,
+        RenameRegisteredModelOperator,
+        SearchRegisteredModelsOperator,
+        UpdateRegisteredModelOperator,
+    )
+    from airflow_uc_models.operators.tag import (
+        DeleteModelVersionTagsOperator,
+        DeleteRegisteredModelTagsOperator,
+        SetModelVersionTagsOperator,
+        SetRegisteredModelTagsOperator,
+    )
+    from airflow_uc_models.operators.validation import BranchOnModelValidationOperator, ValidateModelVersionOperator
+
+_MODULES = {
+    "BatchInferenceOperator": "inference",
+    "BranchOnModelValidationOperator": "validation",
+    "CopyModelVersionOperator": "model_version",
+    "CreateRegisteredModelOperator": "registered_model",
+    "DeleteModelVersionOperator": "model_version",
+    "DeleteModelVersionTagsOperator": "tag",
+    "DeleteRegisteredModelAliasOperator": "alias",
+    "DeleteRegisteredModelOperator": "registered_model",
+    "DeleteRegisteredModelTagsOperator": "tag",
+    "DownloadModelVersionOperator": "model_version",
+    "GetModelVersionOperator": "model_version",
+    "GetRegisteredModelOperator": "registered_model",
+    "RegisterModelOperator": "model_version",
+    "RenameRegisteredModelOperator": "registered_model",
+    "RollbackRegisteredModelAliasOperator": "alias",
+    "SearchModelVersionsOperator": "model_version",
+    "SearchRegisteredModelsOperator": "registered_model",
+    "SetModelVersionTagsOperator": "tag",
+    "SetRegisteredModelAliasOperator": "alias",
+    "SetRegisteredModelTagsOperator": "tag",
+    "UpdateModelVersionOperator": "model_version",
+    "UpdateRegisteredModelOperator": "registered_model",
+    "ValidateModelVersionOperator": "validation",
+}
+__all__ = [
+    "BatchInferenceOperator",
+    "BranchOnModelValidationOperator",
+    "CopyModelVersionOperator",
+    "CreateRegisteredModelOperator",
+    "DeleteModelVersionOperator",
+    "DeleteModelVersionTagsOperator",
+    "DeleteRegisteredModelAliasOperator",
+    "DeleteRegisteredModelOperator",
+    "DeleteRegisteredModelTagsOperator",
+    "DownloadModelVersionOperator",
+    "GetModelVersionOperator",
+    "GetRegisteredModelOperator",
+    "RegisterModelOperator",
+    "RenameRegisteredModelOperator",
+    "RollbackRegisteredModelAliasOperator",
+    "SearchModelVersionsOperator",
+    "SearchRegisteredModelsOperator",
+    "SetModelVersionTagsOperator",
+    "SetRegisteredModelAliasOperator",
+    "SetRegisteredModelTagsOperator",
+    "UpdateModelVersionOperator",
+    "UpdateRegisteredModelOperator",
+    "ValidateModelVersionOperator",
+]
+__getattr__ = lazy_names(__name__, _MODULES)

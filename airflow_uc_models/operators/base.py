@@ -1,0 +1,82 @@
+"""What all operators share: the connection, the run of one call, the answer to XCom, and how they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_uc_models.compat import AirflowFailException
+from airflow_uc_models.exceptions import UCModelsError
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.links import ModelVersionLink, store_link
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.registration import task_key
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+@contextmanager
+def fail_without_retry() -> Generator[None, None, None]:
+    """Turn errors that a retry of the task cannot mend into AirflowFailException."""
+    try:
+        yield
+    except UCModelsError as error:
+        if error.permanent:
+            raise AirflowFailException(str(error)) from error
+        raise
+
+
+class ModelRegistryOperator(BaseOperator):
+    """Base of all operators that work on a model registry.
+
+    Fails without using up its retries where a retry cannot help: a bad name or parameter, a missing model, a
+    missing privilege, refused credentials. Passing faults (429, 5xx, resets, timeouts) are retried inside the task
+    first, then left to Airflow's retries.
+
+    :param registry_conn_id: connection of the registry (str, templated)
+    """
+
+    template_fields: Sequence[str] = ("registry_conn_id",)
+    operator_extra_links = (ModelVersionLink(),)
+    ui_color = "#e8f4fa"
+
+    def __init__(self, *, registry_conn_id: str = ModelRegistryHook.default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.registry_conn_id = registry_conn_id
+
+    @cached_property
+    def hook(self) -> ModelRegistryHook:
+        """The hook of ``registry_conn_id``."""
+        return ModelRegistryHook(self.registry_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """Do the work once; what it returns goes to XCom."""
+        with fail_without_retry():
+            return self.perform(context)
+
+    def perform(self, context: Context) -> Any:
+        """Run this operator's call; operators that also move files override this."""
+        return self.hook.run(self.call(self.hook.registry, context))
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Return the call that does the work."""
+        raise NotImplementedError
+
+    def link_to(self, context: Context, name: str, version: int | None = None) -> None:
+        """Point the task's extra link to a model version, or to the model."""
+        store_link(context, self.hook.endpoint.model_version_url(name, version))
+
+    def task_key(self, context: Context, source: str) -> str:
+        """Return the key that all tries of this task instance share for this source."""
+        ti = context["ti"]
+        return task_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, source)
+
+    def is_retry(self, context: Context) -> bool:
+        """Whether an earlier try of this task instance may have done the work already."""
+        return context["ti"].try_number > 1

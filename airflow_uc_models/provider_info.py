@@ -1,0 +1,92 @@
+"""What Airflow reads about this provider (entry point ``apache_airflow_provider``). Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PACKAGE_NAME = "airflow-uc-models"
+
+MLFLOW_FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema"],
+    "relabeling": {"host": "Server address", "login": "User name"},
+    "placeholders": {
+        "host": "http://mlflow.example.com:5000",
+        "login": "only for servers started with --app-name basic-auth",
+    },
+}
+MLFLOW_CONN_FIELDS: dict[str, Any] = {
+    "token": {
+        "label": "Token",
+        "description": "Bearer token, where the server stands behind an authenticating proxy; leave user name empty.",
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "verify": {
+        "label": "TLS verification",
+        "description": "true, false, or the path of a CA bundle on the workers.",
+        "schema": {"type": ["string", "null"], "default": "true"},
+    },
+    "web_url": {
+        "label": "Web address",
+        "description": "Where browsers reach the MLflow UI, if not at the server address.",
+        "schema": {"type": ["string", "null"]},
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata in the form of ``airflow/provider_info.schema.json``."""
+    return {
+        "package-name": PACKAGE_NAME,
+        "name": "Models in Unity Catalog",
+        "description": "Run models of Unity Catalog and MLflow registries: register, validate, promote, roll back, "
+        "wait for versions, and score in batches.",
+        "integrations": [
+            {
+                "integration-name": "Models in Unity Catalog",
+                "external-doc-url": "https://docs.databricks.com/machine-learning/manage-model-lifecycle/",
+                "tags": ["service"],
+            },
+            {
+                "integration-name": "MLflow Model Registry",
+                "external-doc-url": "https://mlflow.org/docs/latest/ml/model-registry/",
+                "tags": ["software"],
+            },
+        ],
+        "hooks": [
+            {
+                "integration-name": "Models in Unity Catalog",
+                "python-modules": ["airflow_uc_models.hooks.model_registry"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": "Models in Unity Catalog",
+                "python-modules": [
+                    f"airflow_uc_models.operators.{noun}"
+                    for noun in ("alias", "inference", "model_version", "registered_model", "tag", "validation")
+                ],
+            }
+        ],
+        "sensors": [
+            {
+                "integration-name": "Models in Unity Catalog",
+                "python-modules": ["airflow_uc_models.sensors.model_version"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "Models in Unity Catalog",
+                "python-modules": ["airflow_uc_models.triggers.condition"],
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "mlflow",
+                "hook-class-name": "airflow_uc_models.hooks.model_registry.MlflowHook",
+                "hook-name": "MLflow",
+                "ui-field-behaviour": MLFLOW_FIELD_BEHAVIOUR,
+                "conn-fields": MLFLOW_CONN_FIELDS,
+            }
+        ],
+        "extra-links": ["airflow_uc_models.links.ModelVersionLink"],
+    }

@@ -1,0 +1,1 @@
+"""The registry protocol: verbs as generators of requests. No Airflow, no sockets."""

@@ -1,0 +1,139 @@
+"""Moving an alias so that the move can be undone, and undoing it; each step may be repeated after a crash.
+
+Before each move the history is reconciled with what the alias says now, so a move made by hand, or one whose
+worker died before it wrote the history, is not forgotten. After it the alias is read back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow_uc_models.alias_history import MAX_VALUE, AliasHistory, tag_key
+from airflow_uc_models.entities import RegisteredModel
+from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentError, NotFoundError
+from airflow_uc_models.names import parse_alias, parse_version
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.registration import versions_of
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """What a move did: ``previous`` is None where the alias is new."""
+
+    name: str
+    alias: str
+    version: int
+    previous: int | None
+
+
+def move_alias(
+    registry: Registry, name: str, alias: str, version: int, *, expected_version: int | None = None
+) -> Call[AliasMove]:
+    """Point an alias to a version and push it onto the alias's history.
+
+    :param expected_version: move only if the alias points there now; 0 means that it must not exist yet
+    """
+    name, alias, version = registry.normalize(name), parse_alias(alias), parse_version(version)
+    model = yield from registry.get_registered_model(name)
+    current = model.aliases.get(alias)
+    if current != version and expected_version is not None and (current or 0) != expected_version:
+        raise AliasConflictError(
+            f"Alias {alias!r} of {name} points to {_said(current)}, not to {_said(expected_version or None)} as "
+            f"expected; it was not moved to version {version}."
+        )
+    target = yield from registry.get_model_version(name, version)
+    if not target.is_ready:
+        raise InvalidArgumentError(
+            f"Version {version} of {name} is {target.status}; an alias may only point to a READY version."
+        )
+    yield from _write_history(registry, model, alias, _history(model, alias).reconcile(current))
+    model = yield from _set_and_check(registry, name, alias, version, current)
+    history = _history(model, alias).push(version)
+    yield from _write_history(registry, model, alias, history)
+    return AliasMove(name, alias, version, history.versions[-2] if len(history.versions) > 1 else None)
+
+
+def rollback_alias(
+    registry: Registry, name: str, alias: str, key: str, *, steps: int = 1, to_version: int | None = None
+) -> Call[AliasMove]:
+    """Take back moves of an alias and pop them off its history.
+
+    :param key: the task key; with it a retry finishes what its earlier try began, and takes back no more
+    :param steps: how many moves to take back
+    :param to_version: instead of steps, the version to go back to
+    """
+    name, alias = registry.normalize(name), parse_alias(alias)
+    model = yield from registry.get_registered_model(name)
+    current = model.aliases.get(alias)
+    recorded = _history(model, alias).reconcile(current)
+    if not recorded.versions:
+        raise NotFoundError(f"Could not roll back alias {alias!r} of {name}: there is no such alias.")
+    marker_key = tag_key(alias, "rollback")
+    by, _, begun = model.tags.get(marker_key, "").partition(" ")
+    if by == key:
+        source, *kept = AliasHistory.parse(begun).versions
+        target, history = kept[-1], AliasHistory(tuple(kept))
+        if current not in (None, source, target):
+            raise AliasConflictError(
+                f"Alias {alias!r} of {name} was being rolled back from version {source} to {target}, and now points "
+                f"to version {current}: somebody moved it meanwhile. It was left there."
+            )
+    else:
+        # Deleting a version deletes its aliases: then the last recorded version is where the alias was.
+        source = recorded.versions[-1]
+        alive = [v.version for v in (yield from versions_of(registry, name)) if v.is_ready]
+        try:
+            history = recorded.back(steps, alive) if to_version is None else recorded.back_to(to_version, alive)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"Could not roll back alias {alias!r} of {name}: {error}") from None
+        target = history.versions[-1]
+        yield from registry.set_registered_model_tag(
+            name, marker_key, f"{key} {source} {history.format(MAX_VALUE - 60)}"
+        )
+    model = yield from _set_and_check(registry, name, alias, target, current)
+    yield from _write_history(registry, model, alias, history)
+    return AliasMove(name, alias, target, source)
+
+
+def delete_alias(registry: Registry, name: str, alias: str) -> Call[None]:
+    """Delete an alias; its history stays on the model, so that a later alias of that name can be rolled back."""
+    name, alias = registry.normalize(name), parse_alias(alias)
+    model = yield from registry.get_registered_model(name)
+    if alias not in model.aliases:
+        existing = ", ".join(sorted(model.aliases)) or "none"
+        raise NotFoundError(
+            f"Could not delete alias {alias!r} of {name}: there is no such alias (existing: {existing})."
+        )
+    yield from _write_history(registry, model, alias, _history(model, alias).reconcile(model.aliases[alias]))
+    yield from registry.delete_registered_model_alias(name, alias)
+
+
+def _history(model: RegisteredModel, alias: str) -> AliasHistory:
+    return AliasHistory.parse(model.tags.get(tag_key(alias)))
+
+
+def _write_history(registry: Registry, model: RegisteredModel, alias: str, history: AliasHistory) -> Call[None]:
+    key, value = tag_key(alias), history.format()
+    if model.tags.get(key) != value:
+        yield from registry.set_registered_model_tag(model.name, key, value)
+
+
+def _set_and_check(
+    registry: Registry, name: str, alias: str, version: int, current: int | None
+) -> Call[RegisteredModel]:
+    """Move the alias and read it back: no registry has a compare-and-set, so a lost race must be looked for."""
+    if current != version:
+        yield from registry.set_registered_model_alias(name, alias, version)
+    model = yield from registry.get_registered_model(name)
+    seen = model.aliases.get(alias)
+    if seen != version:
+        raise AliasConflictError(
+            f"Alias {alias!r} of {name} was set to version {version} and now points to {_said(seen)}: somebody else "
+            "moved it at the same moment. Decide which version it should have, then set it again."
+        )
+    return model
+
+
+def _said(version: int | None) -> str:
+    return "no version" if version is None else f"version {version}"

@@ -1,0 +1,50 @@
+"""From a registry's answer to a JSON object or the right error, worded for the person who must act on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_uc_models.exceptions import (
+    PermissionDeniedError,
+    RegistryError,
+    UnauthenticatedError,
+    classify,
+)
+from airflow_uc_models.registry.call import Request, Response
+
+_EXCERPT = 400
+
+
+def expect_object(response: Response, request: Request, label: str) -> dict[str, Any]:
+    """Return the JSON object of a successful answer; raise the error class that fits any other."""
+    body = response.body()
+    if 200 <= response.status < 300 and body is not None:
+        return body
+    raise error_of(response, request, label)
+
+
+def error_of(response: Response, request: Request, label: str) -> RegistryError:
+    """Build the error for an answer: what was asked, what was answered, what is missing."""
+    body = response.body() or {}
+    code = body.get("error_code")
+    code = code if isinstance(code, str) else None
+    error_class = classify(response.status, code)
+    said = str(body.get("message") or response.text.strip() or "no text")
+    said = said if len(said) <= _EXCERPT else f"{said[:_EXCERPT]}..."
+    message = f"Could not {request.action}: the {label} answered {response.status}"
+    message += f" {code}: {said}" if code else f": {said}"
+    if not message.endswith((".", "!", "?")):
+        message += "."
+    return error_class(message + _advice(error_class, response, request, code), status=response.status, error_code=code)
+
+
+def _advice(error_class: type[RegistryError], response: Response, request: Request, code: str | None) -> str:
+    if issubclass(error_class, PermissionDeniedError):
+        return f" It needs {request.needs}." if request.needs else " The connection's principal lacks a privilege."
+    if issubclass(error_class, UnauthenticatedError):
+        return " Check the login, password or token of the connection."
+    if 300 <= response.status < 400:
+        return f" It redirects to {response.headers.get('location', '?')}; put the final address into the connection."
+    if code is None and response.status < 500 and response.status != 429:
+        return " That is not how a model registry answers: check host, port and path prefix of the connection."
+    return ""

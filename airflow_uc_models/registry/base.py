@@ -1,0 +1,232 @@
+"""What every registry can be asked: the verbs, named as in ``MlflowClient``, and what a registry is capable of."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
+from airflow_uc_models.exceptions import InvalidArgumentError, UnsupportedOperationError
+from airflow_uc_models.names import ModelName
+from airflow_uc_models.registry.call import Call
+
+
+@dataclass(frozen=True, slots=True)
+class TagRules:
+    """What a registry allows in tags; checked before any call.
+
+    :param allowed_key: regular expression that a whole key matches
+    :param key_hint: the same in words
+    """
+
+    max_key: int
+    max_value: int
+    allowed_key: str
+    key_hint: str
+    max_per_object: int | None = None
+
+    def check(self, tags: Mapping[str, str]) -> None:
+        """Raise InvalidArgumentError for the first key or value that breaks a rule."""
+        for key, value in tags.items():
+            self.check_key(key)
+            if len(value) > self.max_value:
+                raise InvalidArgumentError(
+                    f"The value of tag {key!r} has {len(value)} characters; {self.max_value} are allowed."
+                )
+
+    def check_key(self, key: str) -> None:
+        """Raise InvalidArgumentError if the registry would refuse the key."""
+        if not key:
+            raise InvalidArgumentError("A tag key is empty.")
+        if len(key) > self.max_key:
+            raise InvalidArgumentError(
+                f"Tag key {key[:40]!r}... has {len(key)} characters; {self.max_key} are allowed."
+            )
+        if not re.fullmatch(self.allowed_key, key):
+            raise InvalidArgumentError(f"Tag key {key!r} is not allowed: {self.key_hint}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a registry can do; operators ask here before they call.
+
+    :param label: how messages name the registry
+    :param aliases: aliases exist
+    :param tags: tags of models and versions exist, with these rules; None if there are none
+    :param tag_search: versions can be searched by tag
+    :param version_order: search takes ``order_by``
+    :param lowercase_names: names are stored in lower case
+    :param signature_required: every version must have a signature
+    :param uploads: a version is a copy of the files, pushed by the client; else it points to where they are
+    :param max_aliases: aliases per model
+    """
+
+    label: str
+    aliases: bool
+    tags: TagRules | None
+    tag_search: bool
+    version_order: bool
+    lowercase_names: bool
+    signature_required: bool
+    uploads: bool
+    max_aliases: int | None = None
+
+
+class Registry(ABC):
+    """A model registry's protocol, without sockets: each verb returns a Call for a driver to run.
+
+    Names, versions, aliases and tags are checked before the first request of a verb.
+    """
+
+    capabilities: Capabilities
+
+    # -- registered models
+
+    @abstractmethod
+    def create_registered_model(
+        self, name: str, *, description: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Call[RegisteredModel]:
+        """Create a registered model; AlreadyExistsError if there is one of that name."""
+
+    @abstractmethod
+    def get_registered_model(self, name: str) -> Call[RegisteredModel]:
+        """Return a registered model with its aliases and tags."""
+
+    @abstractmethod
+    def update_registered_model(self, name: str, *, description: str) -> Call[RegisteredModel]:
+        """Replace the description."""
+
+    @abstractmethod
+    def rename_registered_model(self, name: str, new_name: str) -> Call[RegisteredModel]:
+        """Give the model another name; versions, aliases and tags stay."""
+
+    @abstractmethod
+    def delete_registered_model(self, name: str) -> Call[None]:
+        """Delete the model with everything in it."""
+
+    @abstractmethod
+    def search_registered_models(
+        self,
+        *,
+        filter_string: str | None = None,
+        order_by: list[str] | None = None,
+        max_results: int | None = None,
+    ) -> Call[list[RegisteredModel]]:
+        """Return all matching models, reading pages to the end."""
+
+    @abstractmethod
+    def set_registered_model_tag(self, name: str, key: str, value: str) -> Call[None]:
+        """Set one tag of a model."""
+
+    @abstractmethod
+    def delete_registered_model_tag(self, name: str, key: str) -> Call[None]:
+        """Delete one tag of a model."""
+
+    # -- model versions
+
+    @abstractmethod
+    def create_model_version(
+        self,
+        name: str,
+        source: str,
+        *,
+        run_id: str | None = None,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        model_id: str | None = None,
+    ) -> Call[ModelVersion]:
+        """Create the next version of a model; where files are uploaded it is PENDING_REGISTRATION until finalized."""
+
+    @abstractmethod
+    def finalize_model_version(self, name: str, version: int) -> Call[ModelVersion]:
+        """Declare the files of a pending version complete, where files are uploaded."""
+
+    @abstractmethod
+    def get_model_version(self, name: str, version: int) -> Call[ModelVersion]:
+        """Return a version with its aliases and tags."""
+
+    @abstractmethod
+    def get_model_version_by_alias(self, name: str, alias: str) -> Call[ModelVersion]:
+        """Return the version that an alias points to."""
+
+    @abstractmethod
+    def get_model_version_download_uri(self, name: str, version: int) -> Call[str]:
+        """Return where the files of a version lie."""
+
+    @abstractmethod
+    def update_model_version(self, name: str, version: int, *, description: str) -> Call[ModelVersion]:
+        """Replace the description."""
+
+    @abstractmethod
+    def delete_model_version(self, name: str, version: int) -> Call[None]:
+        """Delete a version; aliases that point to it go too."""
+
+    @abstractmethod
+    def search_model_versions(
+        self,
+        *,
+        filter_string: str,
+        order_by: list[str] | None = None,
+        max_results: int | None = None,
+    ) -> Call[list[ModelVersion]]:
+        """Return all matching versions, reading pages to the end, in no promised order."""
+
+    @abstractmethod
+    def set_model_version_tag(self, name: str, version: int, key: str, value: str) -> Call[None]:
+        """Set one tag of a version."""
+
+    @abstractmethod
+    def delete_model_version_tag(self, name: str, version: int, key: str) -> Call[None]:
+        """Delete one tag of a version."""
+
+    # -- aliases
+
+    @abstractmethod
+    def set_registered_model_alias(self, name: str, alias: str, version: int) -> Call[None]:
+        """Point an alias to a version, moving it if it exists."""
+
+    @abstractmethod
+    def delete_registered_model_alias(self, name: str, alias: str) -> Call[None]:
+        """Delete an alias."""
+
+    # -- tracking: what registration and validation must know of a model's origin
+
+    @abstractmethod
+    def get_run(self, run_id: str) -> Call[Run]:
+        """Return a run with its metrics and the logged models it wrote."""
+
+    @abstractmethod
+    def get_logged_model(self, model_id: str) -> Call[LoggedModel]:
+        """Return a logged model with its metrics."""
+
+    # -- helpers
+
+    def normalize(self, name: str | ModelName) -> str:
+        """Return the name as this registry stores it; InvalidNameError if it would take none such."""
+        parsed = ModelName.parse(name)
+        return str(parsed.lower() if self.capabilities.lowercase_names else parsed)
+
+    def tag_rules(self) -> TagRules:
+        """Return the rules for tags; UnsupportedOperationError where there are none."""
+        if self.capabilities.tags is None:
+            raise self.unsupported("tags")
+        return self.capabilities.tags
+
+    def unsupported(self, what: str, instead: str = "") -> UnsupportedOperationError:
+        """Build the error for something that this registry does not have."""
+        return UnsupportedOperationError(f"{self.capabilities.label} does not support {what}. {instead}".strip())
+
+
+def str_tags(tags: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return tags with keys and values as strings; None, which reads as a forgotten value, is refused."""
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise InvalidArgumentError(f"tags must be a dict of key to value, not {type(tags).__name__}.")
+    for key, value in tags.items():
+        if value is None:
+            raise InvalidArgumentError(f"Tag {key!r} has no value (None); use '' for an empty one.")
+    return {str(key): str(value) for key, value in tags.items()}

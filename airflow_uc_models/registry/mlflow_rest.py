@@ -1,0 +1,355 @@
+"""MLflow's registry REST dialect: an MLflow server and Unity Catalog on Databricks, told apart by path prefix.
+
+Paths, methods and bodies are those of MLflow's own clients (``mlflow/store/model_registry/rest_store.py`` and
+``mlflow/store/_unity_catalog/registry/rest_store.py``); a test sends every verb from both and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
+
+from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
+from airflow_uc_models.names import parse_alias, parse_version
+from airflow_uc_models.registry import wire
+from airflow_uc_models.registry.answers import expect_object
+from airflow_uc_models.registry.base import Capabilities, Registry, TagRules, str_tags
+from airflow_uc_models.registry.call import Call, Request, Response
+from airflow_uc_models.registry.privileges import needs
+
+T = TypeVar("T")
+
+MLFLOW_PREFIX = "/api/2.0/mlflow"
+UNITY_CATALOG_PREFIX = "/api/2.0/mlflow/unity-catalog"
+
+MLFLOW_SERVER = Capabilities(
+    label="MLflow server",
+    aliases=True,
+    # mlflow/utils/validation.py: MAX_MODEL_REGISTRY_TAG_*, validate_param_and_metric_name
+    tags=TagRules(250, 100_000, r"[/\w.\- :]+", "use letters, digits, underscores, dashes, periods, spaces, colons, /"),
+    tag_search=True,
+    version_order=True,
+    lowercase_names=False,
+    signature_required=False,
+    uploads=False,
+)
+UNITY_CATALOG = Capabilities(
+    label="Unity Catalog",
+    aliases=True,
+    # docs.databricks.com "Apply tags to Unity Catalog securable objects"; mlflow/recipes-examples#58 for the key
+    tags=TagRules(
+        255,
+        1_000,
+        r"(?! )[^.,\-=/:]+(?<! )",
+        "Unity Catalog refuses . , - = / : in keys, and spaces at either end",
+        max_per_object=50,
+    ),
+    tag_search=False,
+    version_order=False,
+    lowercase_names=True,
+    signature_required=True,
+    uploads=True,
+    max_aliases=10,
+)
+# MlflowClient's own page sizes (mlflow/store/model_registry/__init__.py)
+_MODEL_PAGE = 100
+_VERSION_PAGE = 10_000
+
+
+class MlflowRestRegistry(Registry):
+    """An MLflow server (``/api/2.0/mlflow``) or Unity Catalog (``/api/2.0/mlflow/unity-catalog``).
+
+    :param prefix: the path prefix of registry calls
+    :param capabilities: what the registry behind it can do
+    """
+
+    def __init__(self, prefix: str = MLFLOW_PREFIX, capabilities: Capabilities = MLFLOW_SERVER) -> None:
+        self.prefix = prefix
+        self.capabilities = capabilities
+
+    @property
+    def is_unity_catalog(self) -> bool:
+        """Whether this is Unity Catalog on Databricks."""
+        return self.capabilities is UNITY_CATALOG
+
+    # -- registered models
+
+    def create_registered_model(
+        self, name: str, *, description: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Call[RegisteredModel]:
+        name = self.normalize(name)
+        body = wire.drop_unset(name=name, description=description or None, tags=self._tags(tags))
+        action = f"create registered model {name}"
+        request = self._on(
+            "POST", "registered-models/create", "create_registered_model", name, action, body, repeatable=False
+        )
+        return (yield from self._ask(request, wire.registered_model))
+
+    def get_registered_model(self, name: str) -> Call[RegisteredModel]:
+        name = self.normalize(name)
+        action = f"get registered model {name}"
+        request = self._on("GET", "registered-models/get", "get_registered_model", name, action, {"name": name})
+        return (yield from self._ask(request, wire.registered_model))
+
+    def update_registered_model(self, name: str, *, description: str) -> Call[RegisteredModel]:
+        name = self.normalize(name)
+        action = f"update the description of registered model {name}"
+        body = {"name": name, "description": description}
+        request = self._on("PATCH", "registered-models/update", "update_registered_model", name, action, body)
+        return (yield from self._ask(request, wire.registered_model))
+
+    def rename_registered_model(self, name: str, new_name: str) -> Call[RegisteredModel]:
+        name, new_name = self.normalize(name), self.normalize(new_name)
+        action = f"rename registered model {name} to {new_name}"
+        method, path = ("PATCH", "update") if self.is_unity_catalog else ("POST", "rename")
+        request = self._on(
+            method,
+            f"registered-models/{path}",
+            "rename_registered_model",
+            name,
+            action,
+            {"name": name, "new_name": new_name},
+            repeatable=False,
+        )
+        return (yield from self._ask(request, wire.registered_model))
+
+    def delete_registered_model(self, name: str) -> Call[None]:
+        name = self.normalize(name)
+        action = f"delete registered model {name}"
+        request = self._on(
+            "DELETE", "registered-models/delete", "delete_registered_model", name, action, {"name": name}
+        )
+        yield from self._ask(request, wire.nothing)
+
+    def search_registered_models(
+        self,
+        *,
+        filter_string: str | None = None,
+        order_by: list[str] | None = None,
+        max_results: int | None = None,
+    ) -> Call[list[RegisteredModel]]:
+        if self.is_unity_catalog and (filter_string or order_by):
+            raise self.unsupported("filter_string and order_by for registered models", "Give schema instead.")
+        query = wire.drop_unset(filter=filter_string or None, order_by=order_by or None)
+        request = self._request("GET", "registered-models/search", "search registered models", "", query)
+        return (yield from self._pages(request, wire.registered_models, max_results, _MODEL_PAGE))
+
+    def set_registered_model_tag(self, name: str, key: str, value: str) -> Call[None]:
+        name = self.normalize(name)
+        self.tag_rules().check({key: value})
+        action = f"set tag {key!r} of registered model {name}"
+        body = {"name": name, "key": key, "value": value}
+        request = self._on("POST", "registered-models/set-tag", "set_registered_model_tag", name, action, body)
+        yield from self._ask(request, wire.nothing)
+
+    def delete_registered_model_tag(self, name: str, key: str) -> Call[None]:
+        name = self.normalize(name)
+        self.tag_rules().check_key(key)
+        action = f"delete tag {key!r} of registered model {name}"
+        request = self._on(
+            "DELETE",
+            "registered-models/delete-tag",
+            "delete_registered_model_tag",
+            name,
+            action,
+            {"name": name, "key": key},
+        )
+        yield from self._ask(request, wire.nothing)
+
+    # -- model versions
+
+    def create_model_version(
+        self,
+        name: str,
+        source: str,
+        *,
+        run_id: str | None = None,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        model_id: str | None = None,
+    ) -> Call[ModelVersion]:
+        name = self.normalize(name)
+        body = wire.drop_unset(
+            name=name,
+            source=source,
+            run_id=run_id or None,
+            description=description or None,
+            tags=self._tags(tags),
+            model_id=model_id or None,
+        )
+        action = f"create a version of {name} from {source}"
+        request = self._on(
+            "POST", "model-versions/create", "create_model_version", name, action, body, repeatable=False
+        )
+        return (yield from self._ask(request, wire.model_version))
+
+    def finalize_model_version(self, name: str, version: int) -> Call[ModelVersion]:
+        if not self.is_unity_catalog:
+            raise self.unsupported("finalize_model_version", "Its versions are READY at once.")
+        name, body = self._version(name, version)
+        action = f"finalize model version {name}/{version}"
+        request = self._on("POST", "model-versions/finalize", "finalize_model_version", name, action, body)
+        return (yield from self._ask(request, wire.model_version))
+
+    def get_model_version(self, name: str, version: int) -> Call[ModelVersion]:
+        name, query = self._version(name, version)
+        action = f"get model version {name}/{version}"
+        request = self._on("GET", "model-versions/get", "get_model_version", name, action, query)
+        return (yield from self._ask(request, wire.model_version))
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> Call[ModelVersion]:
+        name, query = self._alias(name, alias)
+        action = f"get the version of {name} that alias {alias!r} points to"
+        request = self._on("GET", "registered-models/alias", "get_model_version_by_alias", name, action, query)
+        return (yield from self._ask(request, wire.model_version))
+
+    def get_model_version_download_uri(self, name: str, version: int) -> Call[str]:
+        name, query = self._version(name, version)
+        action = f"find the files of model version {name}/{version}"
+        request = self._on(
+            "GET", "model-versions/get-download-uri", "get_model_version_download_uri", name, action, query
+        )
+        return (yield from self._ask(request, lambda body: str(body["artifact_uri"])))
+
+    def update_model_version(self, name: str, version: int, *, description: str) -> Call[ModelVersion]:
+        name, body = self._version(name, version)
+        action = f"update the description of model version {name}/{version}"
+        body["description"] = description
+        request = self._on("PATCH", "model-versions/update", "update_model_version", name, action, body)
+        return (yield from self._ask(request, wire.model_version))
+
+    def delete_model_version(self, name: str, version: int) -> Call[None]:
+        name, body = self._version(name, version)
+        action = f"delete model version {name}/{version}"
+        request = self._on("DELETE", "model-versions/delete", "delete_model_version", name, action, body)
+        yield from self._ask(request, wire.nothing)
+
+    def search_model_versions(
+        self,
+        *,
+        filter_string: str,
+        order_by: list[str] | None = None,
+        max_results: int | None = None,
+    ) -> Call[list[ModelVersion]]:
+        if self.is_unity_catalog and order_by:
+            raise self.unsupported("order_by for model versions")
+        query = wire.drop_unset(filter=filter_string, order_by=order_by or None)
+        action = f"search model versions with {filter_string}"
+        request = self._request("GET", "model-versions/search", action, "", query)
+        return (yield from self._pages(request, wire.model_versions, max_results, _VERSION_PAGE))
+
+    def set_model_version_tag(self, name: str, version: int, key: str, value: str) -> Call[None]:
+        name, body = self._version(name, version)
+        self.tag_rules().check({key: value})
+        body |= {"key": key, "value": value}
+        action = f"set tag {key!r} of model version {name}/{version}"
+        request = self._on("POST", "model-versions/set-tag", "set_model_version_tag", name, action, body)
+        yield from self._ask(request, wire.nothing)
+
+    def delete_model_version_tag(self, name: str, version: int, key: str) -> Call[None]:
+        name, body = self._version(name, version)
+        self.tag_rules().check_key(key)
+        body["key"] = key
+        action = f"delete tag {key!r} of model version {name}/{version}"
+        request = self._on("DELETE", "model-versions/delete-tag", "delete_model_version_tag", name, action, body)
+        yield from self._ask(request, wire.nothing)
+
+    # -- aliases
+
+    def set_registered_model_alias(self, name: str, alias: str, version: int) -> Call[None]:
+        name, body = self._alias(name, alias)
+        body["version"] = str(parse_version(version))
+        action = f"point alias {alias!r} of {name} to version {version}"
+        request = self._on("POST", "registered-models/alias", "set_registered_model_alias", name, action, body)
+        yield from self._ask(request, wire.nothing)
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> Call[None]:
+        name, body = self._alias(name, alias)
+        action = f"delete alias {alias!r} of {name}"
+        request = self._on("DELETE", "registered-models/alias", "delete_registered_model_alias", name, action, body)
+        yield from self._ask(request, wire.nothing)
+
+    # -- tracking
+
+    def get_run(self, run_id: str) -> Call[Run]:
+        request = Request("GET", f"{MLFLOW_PREFIX}/runs/get", {"run_id": run_id}, action=f"get run {run_id}")
+        return (yield from self._ask(request, wire.run))
+
+    def get_logged_model(self, model_id: str) -> Call[LoggedModel]:
+        path = f"{MLFLOW_PREFIX}/logged-models/{model_id}"
+        return (yield from self._ask(Request("GET", path, action=f"get logged model {model_id}"), wire.logged_model))
+
+    # -- the parts that verbs are made of
+
+    def _tags(self, tags: Mapping[str, str] | None) -> list[dict[str, str]] | None:
+        if not tags:
+            return None
+        self.tag_rules().check(tags := str_tags(tags))
+        return [{"key": key, "value": value} for key, value in tags.items()]
+
+    def _version(self, name: str, version: int) -> tuple[str, dict[str, Any]]:
+        name = self.normalize(name)
+        return name, {"name": name, "version": str(parse_version(version))}
+
+    def _alias(self, name: str, alias: str) -> tuple[str, dict[str, Any]]:
+        name = self.normalize(name)
+        return name, {"name": name, "alias": parse_alias(alias)}
+
+    def _on(
+        self,
+        method: str,
+        path: str,
+        verb: str,
+        name: str,
+        action: str,
+        arguments: Mapping[str, Any],
+        *,
+        repeatable: bool = True,
+    ) -> Request:
+        """Build the request of a verb that acts on one model, with the privileges it needs."""
+        wanted = needs(verb, name, unity_catalog=self.is_unity_catalog)
+        return self._request(method, path, action, wanted, arguments, repeatable=repeatable)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        action: str,
+        wanted: str,
+        arguments: Mapping[str, Any],
+        *,
+        repeatable: bool = True,
+    ) -> Request:
+        in_query = method == "GET"
+        return Request(
+            method,
+            f"{self.prefix}/{path}",
+            params=arguments if in_query else None,
+            json=None if in_query else arguments,
+            action=action,
+            needs=wanted,
+            repeatable=repeatable,
+        )
+
+    def _ask(self, request: Request, read: Callable[[dict[str, Any]], T]) -> Generator[Request, Response, T]:
+        body = expect_object((yield request), request, self.capabilities.label)
+        return read(body)
+
+    def _pages(
+        self,
+        request: Request,
+        read: Callable[[dict[str, Any]], list[T]],
+        max_results: int | None,
+        page_size: int,
+    ) -> Generator[Request, Response, list[T]]:
+        """Follow next_page_token to its absence; a page may be empty and still have one."""
+        found: list[T] = []
+        query = {**(request.params or {}), "max_results": min(max_results or page_size, page_size)}
+        while True:
+            page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
+            body = yield from self._ask(page, lambda body: body)
+            found += read(body)
+            token = body.get("next_page_token")
+            if not token or (max_results is not None and len(found) >= max_results):
+                return found if max_results is None else found[:max_results]
+            query = {**query, "page_token": token}

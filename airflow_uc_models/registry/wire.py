@@ -1,0 +1,111 @@
+"""MLflow's JSON to entities. Numbers may arrive as numbers or strings, and unset fields may be absent or empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_uc_models.entities import READY, LoggedModel, ModelVersion, RegisteredModel, Run
+
+
+def drop_unset(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments that are set; MLflow's clients leave unset ones out, too."""
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def nothing(_: Mapping[str, Any]) -> None:
+    """Read an answer that carries nothing."""
+
+
+def registered_model(body: Mapping[str, Any]) -> RegisteredModel:
+    """Read ``{"registered_model": {...}}``."""
+    return _registered_model(body["registered_model"])
+
+
+def registered_models(body: Mapping[str, Any]) -> list[RegisteredModel]:
+    """Read one page of models."""
+    return [_registered_model(item) for item in body.get("registered_models") or []]
+
+
+def model_version(body: Mapping[str, Any]) -> ModelVersion:
+    """Read ``{"model_version": {...}}``."""
+    return _model_version(body["model_version"])
+
+
+def model_versions(body: Mapping[str, Any]) -> list[ModelVersion]:
+    """Read one page of versions."""
+    return [_model_version(item) for item in body.get("model_versions") or []]
+
+
+def run(body: Mapping[str, Any]) -> Run:
+    """Read ``{"run": {...}}``."""
+    item = body["run"]
+    info = item["info"]
+    outputs = (item.get("outputs") or {}).get("model_outputs") or []
+    return Run(
+        run_id=info.get("run_id") or info["run_uuid"],
+        artifact_uri=info.get("artifact_uri"),
+        status=info.get("status"),
+        metrics=_metrics((item.get("data") or {}).get("metrics") or []),
+        model_ids=[o["model_id"] for o in sorted(outputs, key=lambda o: int(o.get("step") or 0))],
+    )
+
+
+def logged_model(body: Mapping[str, Any]) -> LoggedModel:
+    """Read ``{"model": {...}}``."""
+    info = body["model"]["info"]
+    data = body["model"].get("data") or {}
+    return LoggedModel(
+        model_id=info["model_id"],
+        name=info.get("name") or "",
+        source_run_id=info.get("source_run_id") or None,
+        artifact_uri=info.get("artifact_uri"),
+        status=info.get("status"),
+        metrics=_metrics(data.get("metrics") or []),
+    )
+
+
+def _registered_model(item: Mapping[str, Any]) -> RegisteredModel:
+    return RegisteredModel(
+        name=item["name"],
+        description=item.get("description") or None,
+        aliases={a["alias"]: int(a["version"]) for a in item.get("aliases") or []},
+        tags=_tags(item.get("tags")),
+        created_at=_int(item.get("creation_timestamp")),
+        updated_at=_int(item.get("last_updated_timestamp")),
+        owner=item.get("user_id") or None,
+        deployment_job_id=item.get("deployment_job_id") or None,
+    )
+
+
+def _model_version(item: Mapping[str, Any]) -> ModelVersion:
+    return ModelVersion(
+        name=item["name"],
+        version=int(item["version"]),
+        status=item.get("status") or READY,
+        status_message=item.get("status_message") or None,
+        aliases=[a if isinstance(a, str) else a["alias"] for a in item.get("aliases") or []],
+        tags=_tags(item.get("tags")),
+        run_id=item.get("run_id") or None,
+        model_id=item.get("model_id") or None,
+        source=item.get("source") or None,
+        storage_location=item.get("storage_location") or None,
+        description=item.get("description") or None,
+        created_at=_int(item.get("creation_timestamp")),
+        updated_at=_int(item.get("last_updated_timestamp")),
+        created_by=item.get("user_id") or None,
+    )
+
+
+def _tags(items: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:
+    return {item["key"]: item.get("value", "") for item in items or []}
+
+
+def _metrics(items: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the newest value of each metric; JSON writes NaN and infinities as strings."""
+    ordered = sorted(items, key=lambda m: (int(m.get("step") or 0), int(m.get("timestamp") or 0)))
+    return {m["key"]: float(m["value"]) for m in ordered if m.get("value") is not None}
+
+
+def _int(value: Any) -> int | None:
+    return None if value in (None, "") else int(value)

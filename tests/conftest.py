@@ -1,0 +1,77 @@
+"""One Airflow home, one MLflow server and one recording proxy per session; everything listens on loopback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Airflow reads its configuration at the first import, so this comes before anything that imports it.
+_HOME = Path(tempfile.mkdtemp(prefix="uc-models-airflow-"))
+os.environ.update(
+    {
+        "AIRFLOW_HOME": str(_HOME),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(_HOME / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+)
+(_HOME / "dags").mkdir()
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support.dag_runs import DagRunner, init_airflow  # noqa: E402
+from support.mlflow_server import MlflowServer  # noqa: E402
+from support.proxy import Proxy  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def airflow_home() -> Iterator[Path]:
+    """A migrated Airflow metadata database of this session's own."""
+    import shutil
+
+    init_airflow()
+    yield _HOME
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real `mlflow server` on SQLite, artifacts proxied from a folder."""
+    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(mlflow_server: MlflowServer) -> Iterator[Proxy]:
+    """A proxy before the MLflow server that records requests and plays faults."""
+    with Proxy(mlflow_server.url) as running:
+        yield running
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch, mlflow_server: MlflowServer) -> str:
+    """The id of an `mlflow` connection to the server."""
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_TEST", mlflow_server.connection_json())
+    return "mlflow_test"
+
+
+@pytest.fixture
+def dag_runner(airflow_home: Path, request: pytest.FixtureRequest) -> DagRunner:
+    """Run operators through Airflow's own task runner."""
+    return DagRunner(request.node.name)
+
+
+@pytest.fixture
+def model_name(request: pytest.FixtureRequest) -> str:
+    """A model name of this test's own."""
+    import uuid
+
+    return f"dev.tests.m{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,91 @@
+"""Run operators through Airflow's own task runner, with a real metadata database, and read what they left there."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+_BUNDLE = "tests-in-memory"
+
+
+def init_airflow() -> None:
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils.db import initdb
+    from airflow.utils.session import create_session
+
+    initdb()
+    with create_session() as session:
+        session.add(DagBundleModel(name=_BUNDLE))
+
+
+@dataclass
+class Result:
+    """A finished Dag run."""
+
+    dag_run: Any
+
+    @property
+    def state(self) -> str:
+        return str(getattr(self.dag_run.state, "value", self.dag_run.state))
+
+    def ti(self, task_id: str, map_index: int = -1) -> Any:
+        return next(
+            ti for ti in self.dag_run.get_task_instances() if ti.task_id == task_id and ti.map_index == map_index
+        )
+
+    def task_state(self, task_id: str) -> str:
+        state = self.ti(task_id).state
+        return str(getattr(state, "value", state))
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            row = session.scalars(
+                XComModel.get_many(
+                    run_id=self.dag_run.run_id,
+                    key=key,
+                    task_ids=task_id,
+                    dag_ids=self.dag_run.dag_id,
+                    map_indexes=map_index,
+                )
+            ).first()
+            return None if row is None else XComModel.deserialize_value(row)
+
+
+class DagRunner:
+    """Builds a Dag around what a test defines and runs it."""
+
+    def __init__(self, test_name: str) -> None:
+        self.dag_id = re.sub(r"\W+", "_", test_name)[:120] + "_" + uuid.uuid4().hex[:6]
+
+    def run(self, define: Callable[[], Any], *, params: dict[str, Any] | None = None, **dag_options: Any) -> Result:
+        """Define tasks inside a Dag, sync it to the database, run it once."""
+        from airflow.sdk import DAG
+
+        options: dict[str, Any] = {"default_args": {"retries": 0, "retry_delay": timedelta(0)}, "schedule": None}
+        with DAG(self.dag_id, params=params, **{**options, **dag_options}) as dag:
+            define()
+        self.sync(dag)
+        return Result(dag.test())
+
+    def sync(self, dag: Any) -> None:
+        from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+        from airflow.serialization.serialized_objects import LazyDeserializedDAG
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            update_dag_parsing_results_in_db(
+                _BUNDLE,
+                None,
+                [LazyDeserializedDAG.from_dag(dag)],
+                {},
+                None,
+                set(),
+                session,
+            )
