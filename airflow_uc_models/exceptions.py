@@ -8,6 +8,8 @@
     |-- ConnectionConfigError         the Airflow connection cannot serve this purpose
     |-- UnsupportedOperationError     the registry has no such operation
     |-- ModelContentError             the model itself: no MLmodel, no signature, wrong columns
+    |-- InputDataError                the rows to score: missing, unreadable, values of another type
+    |-- PredictionError               the model failed on rows, or gave something that is no prediction for each
     |-- AliasConflictError            an alias did not point where it had to
     |-- ModelVersionFailedError       a version ended in FAILED_REGISTRATION
     `-- RegistryError                 the registry answered, or failed to
@@ -52,6 +54,16 @@ class UnsupportedOperationError(UCModelsError):
 
 class ModelContentError(UCModelsError):
     """The model's files are not what was asked for: no MLmodel, no signature, other columns."""
+
+
+class InputDataError(UCModelsError):
+    """The rows to score are missing, unreadable, or hold values of another type."""
+
+
+class PredictionError(UCModelsError):
+    """The model failed on some rows, or returned something other than one prediction for each."""
+
+    permanent = False
 
 
 class AliasConflictError(UCModelsError):

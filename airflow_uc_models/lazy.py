@@ -14,9 +14,9 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     :param modules: module below the package, by public name
     """
 
-    def __getattr__(name: str) -> Any:
+    def get_name(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
 
-    return __getattr__
+    return get_name

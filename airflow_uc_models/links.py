@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 if TYPE_CHECKING:
-    from airflow.sdk.types import TaskInstanceKey
     from airflow.sdk import BaseOperator
     from airflow.sdk.definitions.context import Context
+    from airflow.sdk.types import TaskInstanceKey
 
 URL_KEY = "model_version_url"
 
@@ -24,7 +24,7 @@ class ModelVersionLink(BaseOperatorLink):
         """Where the address is kept; the UI reads it there, without calling this class."""
         return URL_KEY
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
         """Return the address that the task stored, or nothing if it did not get that far."""
         return str(XCom.get_value(key=URL_KEY, ti_key=ti_key) or "")
 

@@ -15,17 +15,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from airflow_uc_models.exceptions import InvalidNameError
 
 MAX_LEVEL_LENGTH = 255
 MAX_ALIAS_LENGTH = 255
 
-_FORBIDDEN_IN_LEVEL = re.compile(r"[\x00-\x20\x7f./:]|[^\S ]")
+_FORBIDDEN_IN_LEVEL = re.compile(r"[\x00-\x20\x7f-\x9f./:\ud800-\udfff]|\s")
 _ALIAS = re.compile(r"[\w-]+")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 _RUN_ID = re.compile(r"[0-9A-Za-z][\w-]{0,255}", re.ASCII)
 _LOGGED_MODEL_ID = re.compile(r"m-[0-9A-Za-z]+")
 
@@ -96,7 +97,7 @@ def parse_schema(text: str) -> tuple[str, str]:
 
 def parse_version(value: int | str) -> int:
     """Return a version as a whole number from 1; templates may deliver it as a string."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 10**18:
         return value
     if isinstance(value, str) and _VERSION.fullmatch(value.strip()):
         return int(value)
@@ -135,6 +136,10 @@ class ModelRef:
                 f"Name one version of {self.name}: give either version or alias"
                 + (", not both." if self.version is not None else ".")
             )
+        if self.alias is None:
+            parse_version(self.version)  # type: ignore[arg-type]
+        else:
+            parse_alias(self.alias)
 
     @classmethod
     def of(cls, model_name: str | ModelName, *, version: int | str | None = None, alias: str | None = None) -> ModelRef:
@@ -149,16 +154,16 @@ class ModelRef:
     def parse(cls, uri: str) -> ModelRef:
         """Read ``models:/catalog.schema.model/3`` or ``models:/catalog.schema.model@alias``."""
         path = _path_of(uri, "models")
-        name, at, alias = path.partition("@")
+        name, slash, version = path.partition("/")
+        if slash:
+            return cls(ModelName.parse(name), version=parse_version(version))
+        name, at, alias = path.rpartition("@")  # the name may hold an @, an alias never does
         if at:
             return cls(ModelName.parse(name), alias=parse_alias(alias))
-        name, slash, version = path.partition("/")
-        if not slash:
-            raise InvalidNameError(
-                f"{uri!r} names no version: write models:/{name or 'catalog.schema.model'}/<version> "
-                f"or models:/{name or 'catalog.schema.model'}@<alias>."
-            )
-        return cls(ModelName.parse(name), version=parse_version(version))
+        raise InvalidNameError(
+            f"{uri!r} names no version: write models:/{path or 'catalog.schema.model'}/<version> "
+            f"or models:/{path or 'catalog.schema.model'}@<alias>."
+        )
 
     @property
     def uri(self) -> str:
@@ -202,8 +207,9 @@ class LocalSource:
 
     @property
     def uri(self) -> str:
-        """The folder's path."""
-        return str(self.path)
+        """The folder's path, in a form that reads as a path again."""
+        text = str(self.path)
+        return f"./{text}" if _SCHEME.match(text) or text.startswith("~") or not text.strip() else text
 
 
 ModelSource = RunSource | LoggedModelSource | LocalSource
@@ -213,7 +219,8 @@ def parse_source(model_uri: str) -> ModelSource:
     """Tell what ``model_uri`` of a registration names: a run's model, a logged model or a local folder."""
     if not isinstance(model_uri, str) or not model_uri.strip():
         raise InvalidNameError("model_uri is empty; give runs:/<run_id>/<path>, models:/m-<id> or a local folder.")
-    scheme = urlsplit(model_uri).scheme if ":/" in model_uri else ""
+    found = _SCHEME.match(model_uri)
+    scheme = found[1].lower() if found else ""
     if scheme == "runs":
         run_id, slash, path = _path_of(model_uri, "runs").partition("/")
         path = path.strip("/")
@@ -229,10 +236,28 @@ def parse_source(model_uri: str) -> ModelSource:
             )
         return LoggedModelSource(model_id)
     if scheme in {"", "file"}:
-        return LocalSource(Path(urlsplit(model_uri).path if scheme else model_uri).expanduser())
+        return LocalSource(_local_path(model_uri, is_uri=bool(scheme)))
     raise InvalidNameError(
         f"model_uri {model_uri!r} is of an unknown kind; give runs:/<run_id>/<path>, models:/m-<id> or a local folder."
     )
+
+
+def _local_path(text: str, *, is_uri: bool) -> Path:
+    path = text
+    if is_uri:  # file:/path, file:///path or file://localhost/path
+        path = text[len("file:") :]
+        if path.startswith("//"):
+            host, slash, path = path[2:].partition("/")
+            if host not in {"", "localhost"} or not slash:
+                raise InvalidNameError(f"{text!r} names a folder of another host; give one that the worker can read.")
+            path = f"/{path}"
+        path = unquote(path)
+    if "\x00" in path:
+        raise InvalidNameError(f"model_uri {text!r} holds a null character.")
+    try:
+        return Path(path) if is_uri else Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidNameError(f"model_uri {text!r} names the home of a user that the worker does not know.") from None
 
 
 def _path_of(uri: str, scheme: str) -> str:

@@ -64,9 +64,9 @@ def connection(monkeypatch: pytest.MonkeyPatch, mlflow_server: MlflowServer) -> 
 
 
 @pytest.fixture
-def dag_runner(airflow_home: Path, request: pytest.FixtureRequest) -> DagRunner:
+def dag_runner(airflow_home: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> DagRunner:
     """Run operators through Airflow's own task runner."""
-    return DagRunner(request.node.name)
+    return DagRunner(request.node.name, capfd)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import httpx
 from airflow_uc_models.exceptions import ConnectionConfigError
 
 if TYPE_CHECKING:
+    import ssl
+
     from airflow.sdk import Connection
 
 
@@ -33,6 +36,11 @@ def mlflow_auth(connection: Connection, extra: Mapping[str, Any]) -> httpx.Auth 
             f"Connection {connection.conn_id!r} has both a login and a token; an MLflow server takes one of them."
         )
     if token:
+        if not re.fullmatch(r"[!-~]+", str(token)):
+            raise ConnectionConfigError(
+                f"The token of connection {connection.conn_id!r} holds a space, a line break or another character "
+                "that no HTTP header can carry; paste it again."
+            )
         return BearerAuth(str(token))
     if connection.login:
         return httpx.BasicAuth(connection.login, connection.password or "")
@@ -42,3 +50,18 @@ def mlflow_auth(connection: Connection, extra: Mapping[str, Any]) -> httpx.Auth 
             "'Token' (extra 'token')."
         )
     return None
+
+
+def mlflow_variables(connection: Connection, extra: Mapping[str, Any], verify: ssl.SSLContext | bool) -> dict[str, str]:
+    """Return the environment variables by which mlflow's own client takes these credentials."""
+    variables = {}
+    if token := extra.get("token"):
+        variables["MLFLOW_TRACKING_TOKEN"] = str(token)
+    elif connection.login:
+        variables["MLFLOW_TRACKING_USERNAME"] = connection.login
+        variables["MLFLOW_TRACKING_PASSWORD"] = connection.password or ""
+    if verify is False:
+        variables["MLFLOW_TRACKING_INSECURE_TLS"] = "true"
+    elif verify is not True:
+        variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(extra["verify"])
+    return variables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -37,8 +37,8 @@ class Endpoint:
     registry: Registry
     transport: Transport
     web_url: str
-    connection: Connection
-    extra: Mapping[str, Any]
+    connection: Connection = field(repr=False)
+    extra: Mapping[str, Any] = field(repr=False)
 
     @property
     def address(self) -> str:
@@ -93,17 +93,20 @@ def _base_url(connection: Connection) -> str:
         raise ConnectionConfigError(
             f"Connection {connection.conn_id!r} has no host; give the server's address, such as http://mlflow:5000."
         )
-    parts = urlsplit(host if "://" in host else f"{connection.schema or 'http'}://{host}")
+    if "@" in host:  # before any message could quote it
+        raise ConnectionConfigError(
+            f"Connection {connection.conn_id!r} has credentials inside the host; put them into login and password."
+        )
+    try:
+        parts = urlsplit(host if "://" in host else f"{connection.schema or 'http'}://{host}")
+        port = parts.port or connection.port
+    except ValueError as error:
+        raise ConnectionConfigError(f"Connection {connection.conn_id!r}: {host!r} is no address: {error}.") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConnectionConfigError(
             f"Connection {connection.conn_id!r}: {host!r} is no http or https address; an MLflow server is reached "
             "as http://host:port. A database or file store is not a server: start one with `mlflow server`."
         )
-    if parts.username or parts.password:
-        raise ConnectionConfigError(
-            f"Connection {connection.conn_id!r} has credentials inside the host; put them into login and password."
-        )
-    port = parts.port or connection.port
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
 

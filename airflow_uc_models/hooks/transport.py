@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
@@ -33,6 +34,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NEVER_SENDABLE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -51,29 +53,30 @@ class Transport:
     """
 
     base_url: str
-    auth: httpx.Auth | None = None
+    auth: httpx.Auth | None = field(default=None, repr=False)
     verify: ssl.SSLContext | bool = True
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     timeout: float = 30.0
     max_retry_seconds: float = 60.0
     label: str = "registry"
     hint: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def run(self, call: Call[T]) -> T:
         """Drive a call to its end and return what it returns."""
-        retrying = tenacity.Retrying(sleep=time.sleep, **self._policy())
         with httpx.Client(**self._options()) as client:
 
-            def send(request: Request) -> Response:
-                return retrying.copy()(lambda: _answer(client.request(**_arguments(request)), request))
+            def send(tries: _Tries) -> Response:
+                retrying = tenacity.Retrying(sleep=time.sleep, **self._policy(tries))
+                return retrying(lambda: tries.read(client.request(**tries.arguments)))
 
             step = _Step(call)
             while step.request is not None:
+                tries = _Tries(step.request)
                 try:
-                    response = send(step.request)
+                    response = send(tries)
                 except (httpx.HTTPError, _PassingAnswerError) as error:
-                    step.throw(self._given_up(error, step.request, retrying))
+                    step.throw(self._given_up(error, tries))
                 else:
                     step.send(response)
             return step.value
@@ -82,21 +85,21 @@ class Transport:
         """Drive a call on the event loop, never blocking it."""
         import asyncio
 
-        retrying = tenacity.AsyncRetrying(sleep=asyncio.sleep, **self._policy())
         async with httpx.AsyncClient(**self._options()) as client:
 
-            async def send(request: Request) -> Response:
+            async def send(tries: _Tries) -> Response:
                 async def once() -> Response:
-                    return _answer(await client.request(**_arguments(request)), request)
+                    return tries.read(await client.request(**tries.arguments))
 
-                return await retrying.copy()(once)
+                return await tenacity.AsyncRetrying(sleep=asyncio.sleep, **self._policy(tries))(once)
 
             step = _Step(call)
             while step.request is not None:
+                tries = _Tries(step.request)
                 try:
-                    response = await send(step.request)
+                    response = await send(tries)
                 except (httpx.HTTPError, _PassingAnswerError) as error:
-                    step.throw(self._given_up(error, step.request, retrying))
+                    step.throw(self._given_up(error, tries))
                 else:
                     step.send(response)
             return step.value
@@ -111,23 +114,24 @@ class Transport:
             "headers": self.headers,
         }
 
-    def _policy(self) -> dict[str, Any]:
+    def _policy(self, tries: _Tries) -> dict[str, Any]:
         return {
             "retry": tenacity.retry_if_exception(_can_repeat),
             "wait": _wait,
             "stop": tenacity.stop_before_delay(self.max_retry_seconds),
-            "before_sleep": self._log_retry,
+            "before_sleep": partial(self._before_sleep, tries),
             "reraise": True,
         }
 
-    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+    def _before_sleep(self, tries: _Tries, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        tries.in_doubt = tries.in_doubt or not (error and _refused(error))
         wait = state.next_action.sleep if state.next_action else 0
         log.warning("%s: %s; trying again in %.1f s", self.label, _told(error), wait)
 
-    def _given_up(self, error: Exception, request: Request, retrying: Any) -> RegistryUnavailableError:
+    def _given_up(self, error: Exception, tries: _Tries) -> RegistryUnavailableError:
         """Turn the last failure into an error that says how long it was tried and what to check."""
-        seconds = retrying.statistics.get("delay_since_first_attempt", 0)
+        request, seconds = tries.request, time.monotonic() - tries.began
         unknown = not request.repeatable and not _refused(error)
         error_class = UnknownEffectError if unknown else RegistryUnavailableError
         if isinstance(error, _PassingAnswerError):
@@ -160,6 +164,33 @@ class _Step(Generic[T]):
             self.request, self.value = None, stop.value
 
 
+class _Tries:
+    """All tries of one request."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.began = time.monotonic()
+        self.in_doubt = False  # an earlier try may have been carried out
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        request = self.request
+        return {
+            "method": request.method,
+            "url": request.path,
+            "params": None if request.params is None else dict(request.params),
+            "json": None if request.json is None else dict(request.json),
+            "extensions": {"repeatable": request.repeatable},
+        }
+
+    def read(self, answer: httpx.Response) -> Response:
+        headers = {k.lower(): v for k, v in answer.headers.items()}
+        response = Response(answer.status_code, answer.text, headers, repeated=self.in_doubt)
+        if response.status in _PASSING:
+            raise _PassingAnswerError(response, self.request)
+        return response
+
+
 class _PassingAnswerError(Exception):
     """An answer that may be another one on the next try."""
 
@@ -167,24 +198,6 @@ class _PassingAnswerError(Exception):
         super().__init__(f"{response.status} on {request.method} {request.path}")
         self.response = response
         self.request = request
-
-
-def _arguments(request: Request) -> dict[str, Any]:
-    # content-type only with a body; httpx sets it
-    return {
-        "method": request.method,
-        "url": request.path,
-        "params": None if request.params is None else dict(request.params),
-        "json": None if request.json is None else dict(request.json),
-        "extensions": {"repeatable": request.repeatable},
-    }
-
-
-def _answer(answer: httpx.Response, request: Request) -> Response:
-    response = Response(answer.status_code, answer.text, {k.lower(): v for k, v in answer.headers.items()})
-    if response.status in _PASSING:
-        raise _PassingAnswerError(response, request)
-    return response
 
 
 def _refused(error: BaseException) -> bool:
@@ -197,7 +210,7 @@ def _refused(error: BaseException) -> bool:
 def _can_repeat(error: BaseException) -> bool:
     if isinstance(error, _PassingAnswerError):
         return error.request.repeatable or _refused(error)
-    if not isinstance(error, httpx.TransportError) or isinstance(error, httpx.UnsupportedProtocol):
+    if not isinstance(error, httpx.TransportError) or isinstance(error, _NEVER_SENDABLE):
         return False
     return _refused(error) or bool(error.request.extensions.get("repeatable"))
 
@@ -228,5 +241,6 @@ def _retry_after(value: str | None) -> float:
 
 
 def _told(error: BaseException | None) -> str:
-    text = str(error).strip() if error else ""
+    # A LocalProtocolError quotes the header it could not write, which may be the credentials.
+    text = "" if error is None or isinstance(error, httpx.LocalProtocolError) else str(error).strip()
     return text or type(error).__name__

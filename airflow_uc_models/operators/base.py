@@ -16,6 +16,7 @@ from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import task_key
+from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -56,9 +57,9 @@ class ModelRegistryOperator(BaseOperator):
         return ModelRegistryHook(self.registry_conn_id)
 
     def execute(self, context: Context) -> Any:
-        """Do the work once; what it returns goes to XCom."""
+        """Do the work once; what it returns goes to XCom, as a whole and by field."""
         with fail_without_retry():
-            return self.perform(context)
+            return publish(context, self.perform(context))
 
     def perform(self, context: Context) -> Any:
         """Run this operator's call; operators that also move files override this."""

@@ -1,7 +1,11 @@
 """Moving an alias so that the move can be undone, and undoing it; each step may be repeated after a crash.
 
 Before each move the history is reconciled with what the alias says now, so a move made by hand, or one whose
-worker died before it wrote the history, is not forgotten. After it the alias is read back.
+worker died before it wrote the history, is not forgotten.
+
+No registry has a compare-and-set. So alias and history are read back after they were written, and whoever finds
+there what somebody else wrote meanwhile raises AliasConflictError: of two that move an alias at the same moment,
+at least one is told, or both moves are in the history.
 """
 
 from __future__ import annotations
@@ -47,10 +51,20 @@ def move_alias(
         raise InvalidArgumentError(
             f"Version {version} of {name} is {target.status}; an alias may only point to a READY version."
         )
-    yield from _write_history(registry, model, alias, _history(model, alias).reconcile(current))
+    before = _history(model, alias).reconcile(current)
+    if (yield from _write_history(registry, model, alias, before)):
+        yield from _expect(registry, name, alias, current)
     model = yield from _set_and_check(registry, name, alias, version, current)
-    history = _history(model, alias).push(version)
-    yield from _write_history(registry, model, alias, history)
+    recorded = _history(model, alias)
+    if expected_version is not None and current != version and recorded.format() != before.format():
+        raise AliasConflictError(
+            f"Alias {alias!r} of {name} was moved to version {version}, but somebody else had moved it from "
+            f"{_said(current)} at the same moment (history: {recorded.format()}). Decide which version it should "
+            "have, then set it again."
+        )
+    history = recorded.push(version)
+    if (yield from _write_history(registry, model, alias, history)):
+        yield from _expect(registry, name, alias, version)
     return AliasMove(name, alias, version, history.versions[-2] if len(history.versions) > 1 else None)
 
 
@@ -65,8 +79,8 @@ def rollback_alias(
     """
     name, alias = registry.normalize(name), parse_alias(alias)
     model = yield from registry.get_registered_model(name)
-    current = model.aliases.get(alias)
-    recorded = _history(model, alias).reconcile(current)
+    current, before = model.aliases.get(alias), _history(model, alias)
+    recorded = before.reconcile(current)
     if not recorded.versions:
         raise NotFoundError(f"Could not roll back alias {alias!r} of {name}: there is no such alias.")
     marker_key = tag_key(alias, "rollback")
@@ -92,7 +106,14 @@ def rollback_alias(
             name, marker_key, f"{key} {source} {history.format(MAX_VALUE - 60)}"
         )
     model = yield from _set_and_check(registry, name, alias, target, current)
-    yield from _write_history(registry, model, alias, history)
+    alone = _history(model, alias) == before and _is_mine(model, alias, key)
+    if alone and (yield from _write_history(registry, model, alias, history)):
+        alone = _is_mine((yield from _expect(registry, name, alias, target)), alias, key)
+    if not alone:
+        raise AliasConflictError(
+            f"Alias {alias!r} of {name} was rolled back to version {target}, but somebody else moved it at the same "
+            f"moment (history: {_history(model, alias).format()}). Decide which version it should have, then set it."
+        )
     return AliasMove(name, alias, target, source)
 
 
@@ -109,27 +130,40 @@ def delete_alias(registry: Registry, name: str, alias: str) -> Call[None]:
     yield from registry.delete_registered_model_alias(name, alias)
 
 
+def _is_mine(model: RegisteredModel, alias: str, key: str) -> bool:
+    """Whether the rollback that was begun last is the one of this task."""
+    return model.tags.get(tag_key(alias, "rollback"), "").startswith(f"{key} ")
+
+
 def _history(model: RegisteredModel, alias: str) -> AliasHistory:
     return AliasHistory.parse(model.tags.get(tag_key(alias)))
 
 
-def _write_history(registry: Registry, model: RegisteredModel, alias: str, history: AliasHistory) -> Call[None]:
+def _write_history(registry: Registry, model: RegisteredModel, alias: str, history: AliasHistory) -> Call[bool]:
+    """Write the history where it differs from what the model carries; return whether it did."""
     key, value = tag_key(alias), history.format()
-    if model.tags.get(key) != value:
-        yield from registry.set_registered_model_tag(model.name, key, value)
+    if model.tags.get(key, "") == value:
+        return False
+    yield from registry.set_registered_model_tag(model.name, key, value)
+    return True
 
 
 def _set_and_check(
     registry: Registry, name: str, alias: str, version: int, current: int | None
 ) -> Call[RegisteredModel]:
-    """Move the alias and read it back: no registry has a compare-and-set, so a lost race must be looked for."""
+    """Move the alias and read it back."""
     if current != version:
         yield from registry.set_registered_model_alias(name, alias, version)
+    return (yield from _expect(registry, name, alias, version))
+
+
+def _expect(registry: Registry, name: str, alias: str, version: int | None) -> Call[RegisteredModel]:
+    """Read the model; AliasConflictError if the alias is not where this move left it."""
     model = yield from registry.get_registered_model(name)
     seen = model.aliases.get(alias)
     if seen != version:
         raise AliasConflictError(
-            f"Alias {alias!r} of {name} was set to version {version} and now points to {_said(seen)}: somebody else "
+            f"Alias {alias!r} of {name} pointed to {_said(version)} and now points to {_said(seen)}: somebody else "
             "moved it at the same moment. Decide which version it should have, then set it again."
         )
     return model

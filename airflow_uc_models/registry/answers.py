@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_uc_models.exceptions import (
+    InvalidRequestError,
     PermissionDeniedError,
     RegistryError,
     UnauthenticatedError,
@@ -13,6 +14,7 @@ from airflow_uc_models.exceptions import (
 from airflow_uc_models.registry.call import Request, Response
 
 _EXCERPT = 400
+_NO_REGISTRY = "That is not how a model registry answers: check host, port and path prefix of the connection."
 
 
 def expect_object(response: Response, request: Request, label: str) -> dict[str, Any]:
@@ -23,6 +25,16 @@ def expect_object(response: Response, request: Request, label: str) -> dict[str,
     raise error_of(response, request, label)
 
 
+def unreadable(response: Response, request: Request, label: str, error: Exception) -> RegistryError:
+    """Build the error for a successful answer that lacks what was asked for."""
+    said = _excerpt(response.text.strip() or "an empty body")
+    return InvalidRequestError(
+        f"Could not {request.action}: the {label} answered {response.status} without what was asked for "
+        f"({type(error).__name__}: {error}): {said} {_NO_REGISTRY}",
+        status=response.status,
+    )
+
+
 def error_of(response: Response, request: Request, label: str) -> RegistryError:
     """Build the error for an answer: what was asked, what was answered, what is missing."""
     body = response.body() or {}
@@ -30,7 +42,7 @@ def error_of(response: Response, request: Request, label: str) -> RegistryError:
     code = code if isinstance(code, str) else None
     error_class = classify(response.status, code)
     said = str(body.get("message") or response.text.strip() or "no text")
-    said = said if len(said) <= _EXCERPT else f"{said[:_EXCERPT]}..."
+    said = _excerpt(said)
     message = f"Could not {request.action}: the {label} answered {response.status}"
     message += f" {code}: {said}" if code else f": {said}"
     if not message.endswith((".", "!", "?")):
@@ -46,5 +58,9 @@ def _advice(error_class: type[RegistryError], response: Response, request: Reque
     if 300 <= response.status < 400:
         return f" It redirects to {response.headers.get('location', '?')}; put the final address into the connection."
     if code is None and response.status < 500 and response.status != 429:
-        return " That is not how a model registry answers: check host, port and path prefix of the connection."
+        return f" {_NO_REGISTRY}"
     return ""
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."

@@ -61,6 +61,7 @@ class Capabilities:
     :param lowercase_names: names are stored in lower case
     :param signature_required: every version must have a signature
     :param uploads: a version is a copy of the files, pushed by the client; else it points to where they are
+    :param moves_between_schemas: a rename may change catalog and schema
     :param max_aliases: aliases per model
     """
 
@@ -72,6 +73,7 @@ class Capabilities:
     lowercase_names: bool
     signature_required: bool
     uploads: bool
+    moves_between_schemas: bool
     max_aliases: int | None = None
 
 

@@ -38,11 +38,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to a request."""
+    """The answer to a request.
+
+    :param headers: by lower-case name
+    :param repeated: an earlier try of this request got no usable answer, and may have been carried out
+    """
 
     status: int
     text: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    repeated: bool = False
 
     def body(self) -> dict[str, Any] | None:
         """Return the JSON object in the body, or None if the body is something else."""

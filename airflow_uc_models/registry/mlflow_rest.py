@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
+from airflow_uc_models.exceptions import NotFoundError
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.registry import wire
-from airflow_uc_models.registry.answers import expect_object
+from airflow_uc_models.registry.answers import expect_object, unreadable
 from airflow_uc_models.registry.base import Capabilities, Registry, TagRules, str_tags
 from airflow_uc_models.registry.call import Call, Request, Response
 from airflow_uc_models.registry.privileges import needs
@@ -25,13 +27,19 @@ UNITY_CATALOG_PREFIX = "/api/2.0/mlflow/unity-catalog"
 MLFLOW_SERVER = Capabilities(
     label="MLflow server",
     aliases=True,
-    # mlflow/utils/validation.py: MAX_MODEL_REGISTRY_TAG_*, validate_param_and_metric_name
-    tags=TagRules(250, 100_000, r"[/\w.\- :]+", "use letters, digits, underscores, dashes, periods, spaces, colons, /"),
+    # mlflow/utils/validation.py: MAX_MODEL_REGISTRY_TAG_*, validate_param_and_metric_name, path_not_unique
+    tags=TagRules(
+        250,
+        100_000,
+        r"(?!\.\.)(?!\.\.?(/|$))[\w.\- :]+(/(?!\.\.?(/|$))[\w.\- :]+)*",
+        "use letters, digits, underscores, dashes, periods, spaces, colons, and slashes only as in a plain path",
+    ),
     tag_search=True,
     version_order=True,
     lowercase_names=False,
     signature_required=False,
     uploads=False,
+    moves_between_schemas=True,
 )
 UNITY_CATALOG = Capabilities(
     label="Unity Catalog",
@@ -49,11 +57,14 @@ UNITY_CATALOG = Capabilities(
     lowercase_names=True,
     signature_required=True,
     uploads=True,
+    moves_between_schemas=False,
     max_aliases=10,
 )
 # MlflowClient's own page sizes (mlflow/store/model_registry/__init__.py)
 _MODEL_PAGE = 100
 _VERSION_PAGE = 10_000
+# Prompts are registered models with a tag; MlflowClient leaves them out of its search, too.
+_NO_PROMPTS = "tag.`mlflow.prompt.is_prompt` != 'true'"
 
 
 class MlflowRestRegistry(Registry):
@@ -119,7 +130,7 @@ class MlflowRestRegistry(Registry):
         request = self._on(
             "DELETE", "registered-models/delete", "delete_registered_model", name, action, {"name": name}
         )
-        yield from self._ask(request, wire.nothing)
+        yield from self._delete(request)
 
     def search_registered_models(
         self,
@@ -130,6 +141,8 @@ class MlflowRestRegistry(Registry):
     ) -> Call[list[RegisteredModel]]:
         if self.is_unity_catalog and (filter_string or order_by):
             raise self.unsupported("filter_string and order_by for registered models", "Give schema instead.")
+        if not self.is_unity_catalog:
+            filter_string = f"{filter_string} AND {_NO_PROMPTS}" if filter_string else _NO_PROMPTS
         query = wire.drop_unset(filter=filter_string or None, order_by=order_by or None)
         request = self._request("GET", "registered-models/search", "search registered models", "", query)
         return (yield from self._pages(request, wire.registered_models, max_results, _MODEL_PAGE))
@@ -154,7 +167,7 @@ class MlflowRestRegistry(Registry):
             action,
             {"name": name, "key": key},
         )
-        yield from self._ask(request, wire.nothing)
+        yield from self._delete(request)
 
     # -- model versions
 
@@ -222,7 +235,7 @@ class MlflowRestRegistry(Registry):
         name, body = self._version(name, version)
         action = f"delete model version {name}/{version}"
         request = self._on("DELETE", "model-versions/delete", "delete_model_version", name, action, body)
-        yield from self._ask(request, wire.nothing)
+        yield from self._delete(request)
 
     def search_model_versions(
         self,
@@ -252,7 +265,7 @@ class MlflowRestRegistry(Registry):
         body["key"] = key
         action = f"delete tag {key!r} of model version {name}/{version}"
         request = self._on("DELETE", "model-versions/delete-tag", "delete_model_version_tag", name, action, body)
-        yield from self._ask(request, wire.nothing)
+        yield from self._delete(request)
 
     # -- aliases
 
@@ -267,7 +280,7 @@ class MlflowRestRegistry(Registry):
         name, body = self._alias(name, alias)
         action = f"delete alias {alias!r} of {name}"
         request = self._on("DELETE", "registered-models/alias", "delete_registered_model_alias", name, action, body)
-        yield from self._ask(request, wire.nothing)
+        yield from self._delete(request)
 
     # -- tracking
 
@@ -276,7 +289,7 @@ class MlflowRestRegistry(Registry):
         return (yield from self._ask(request, wire.run))
 
     def get_logged_model(self, model_id: str) -> Call[LoggedModel]:
-        path = f"{MLFLOW_PREFIX}/logged-models/{model_id}"
+        path = f"{MLFLOW_PREFIX}/logged-models/{quote(model_id, safe='')}"
         return (yield from self._ask(Request("GET", path, action=f"get logged model {model_id}"), wire.logged_model))
 
     # -- the parts that verbs are made of
@@ -332,8 +345,21 @@ class MlflowRestRegistry(Registry):
         )
 
     def _ask(self, request: Request, read: Callable[[dict[str, Any]], T]) -> Generator[Request, Response, T]:
-        body = expect_object((yield request), request, self.capabilities.label)
-        return read(body)
+        response = yield request
+        body = expect_object(response, request, self.capabilities.label)
+        try:
+            return read(body)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise unreadable(response, request, self.capabilities.label, error) from error
+
+    def _delete(self, request: Request) -> Generator[Request, Response, None]:
+        """Ask for a deletion; where it is gone on a repeated try, the earlier one did it."""
+        response = yield request
+        try:
+            expect_object(response, request, self.capabilities.label)
+        except NotFoundError:
+            if not response.repeated:
+                raise
 
     def _pages(
         self,
@@ -347,9 +373,8 @@ class MlflowRestRegistry(Registry):
         query = {**(request.params or {}), "max_results": min(max_results or page_size, page_size)}
         while True:
             page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
-            body = yield from self._ask(page, lambda body: body)
-            found += read(body)
-            token = body.get("next_page_token")
+            items, token = yield from self._ask(page, lambda body: (read(body), body.get("next_page_token")))
+            found += items
             if not token or (max_results is not None and len(found) >= max_results):
                 return found if max_results is None else found[:max_results]
             query = {**query, "page_token": token}

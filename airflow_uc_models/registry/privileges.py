@@ -19,7 +19,7 @@ NEEDS: dict[str, tuple[str, str]] = {
     "rename_registered_model": (f"{_OWN}, and CREATE MODEL on the schema", "EDIT on {model}"),
     "delete_registered_model": (_OWN, "MANAGE on {model}"),
     "set_registered_model_tag": ("APPLY TAG on {model} or its ownership", "EDIT on {model}"),
-    "delete_registered_model_tag": ("APPLY TAG on {model} or its ownership", "MANAGE on {model}"),
+    "delete_registered_model_tag": ("APPLY TAG on {model} or its ownership", "EDIT on {model}"),
     "create_model_version": ("CREATE MODEL VERSION on {model} or its ownership", "EDIT on {model}"),
     "finalize_model_version": ("CREATE MODEL VERSION on {model} or its ownership", "EDIT on {model}"),
     "get_model_version": (_READ, "READ on {model}"),

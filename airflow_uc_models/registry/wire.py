@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def logged_model(body: Mapping[str, Any]) -> LoggedModel:
         name=info.get("name") or "",
         source_run_id=info.get("source_run_id") or None,
         artifact_uri=info.get("artifact_uri"),
-        status=info.get("status"),
+        status=(info.get("status") or "").removeprefix("LOGGED_MODEL_") or None,
         metrics=_metrics(data.get("metrics") or []),
     )
 
@@ -87,7 +88,7 @@ def _model_version(item: Mapping[str, Any]) -> ModelVersion:
         aliases=[a if isinstance(a, str) else a["alias"] for a in item.get("aliases") or []],
         tags=_tags(item.get("tags")),
         run_id=item.get("run_id") or None,
-        model_id=item.get("model_id") or None,
+        model_id=item.get("model_id") or _logged_model_id(item.get("source")),
         source=item.get("source") or None,
         storage_location=item.get("storage_location") or None,
         description=item.get("description") or None,
@@ -95,6 +96,12 @@ def _model_version(item: Mapping[str, Any]) -> ModelVersion:
         updated_at=_int(item.get("last_updated_timestamp")),
         created_by=item.get("user_id") or None,
     )
+
+
+def _logged_model_id(source: str | None) -> str | None:
+    """Read the logged model out of the source: an MLflow server does not give it otherwise."""
+    found = re.fullmatch(r"models:/(m-[0-9A-Za-z]+)", source or "")
+    return found.group(1) if found else None
 
 
 def _tags(items: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Result:
     """A finished Dag run."""
 
     dag_run: Any
+    output: str = ""  # what the run logged, all tasks together
 
     @property
     def state(self) -> str:
@@ -61,7 +62,8 @@ class Result:
 class DagRunner:
     """Builds a Dag around what a test defines and runs it."""
 
-    def __init__(self, test_name: str) -> None:
+    def __init__(self, test_name: str, capfd: Any) -> None:
+        self.capfd = capfd
         self.dag_id = re.sub(r"\W+", "_", test_name)[:120] + "_" + uuid.uuid4().hex[:6]
 
     def run(self, define: Callable[[], Any], *, params: dict[str, Any] | None = None, **dag_options: Any) -> Result:
@@ -72,7 +74,11 @@ class DagRunner:
         with DAG(self.dag_id, params=params, **{**options, **dag_options}) as dag:
             define()
         self.sync(dag)
-        return Result(dag.test())
+        self.capfd.readouterr()
+        dag_run = dag.test()
+        output = "".join(self.capfd.readouterr())
+        print(output)
+        return Result(dag_run, output)
 
     def sync(self, dag: Any) -> None:
         from airflow.dag_processing.collection import update_dag_parsing_results_in_db

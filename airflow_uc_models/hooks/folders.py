@@ -1,0 +1,55 @@
+"""Putting a model's files where a user wants them: a folder on the worker or a place in an object store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.hooks.artifacts import MLMODEL, download_version
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+
+
+def download_to(hook: ModelRegistryHook, version: ModelVersion, destination: str) -> str:
+    """Download a version to a folder or an object-store URI and return where it is."""
+    if not destination:
+        raise InvalidArgumentError("destination is empty; give a folder or an object-store URI.")
+    if not version.is_ready:
+        raise InvalidArgumentError(f"{version.name}/{version.version} is {version.status}; it has no complete files.")
+    if "://" in destination and not destination.startswith("file://"):
+        return _to_object_store(hook, version, destination)
+    return _to_folder(hook, version, Path(destination.removeprefix("file://")))
+
+
+def _to_folder(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> str:
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / MLMODEL).is_file())):
+        raise InvalidArgumentError(f"{folder} exists and holds no model; it was left alone. Give another destination.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        fetched = download_version(hook, version, Path(scratch) / "new")
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        fetched.rename(folder)
+    return str(folder)
+
+
+def _to_object_store(hook: ModelRegistryHook, version: ModelVersion, uri: str) -> str:
+    from airflow.sdk import ObjectStoragePath
+
+    target = ObjectStoragePath(uri)
+    try:
+        filesystem = target.fs
+    except ValueError as error:  # no provider for this scheme
+        raise InvalidArgumentError(f"destination {uri!r} can't be written: {error}.") from error
+    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
+        fetched = download_version(hook, version, Path(scratch) / "new")
+        # MLmodel last: a folder without it is no model, so an interrupted upload is not taken for one.
+        files = sorted((f for f in fetched.rglob("*") if f.is_file()), key=lambda f: f.name == MLMODEL)
+        for file in files:
+            copy = target / file.relative_to(fetched).as_posix()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("rb") as source, filesystem.open(copy.path, "wb") as sink:
+                shutil.copyfileobj(source, sink, 1024 * 1024)
+    return uri

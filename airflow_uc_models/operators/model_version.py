@@ -1,0 +1,368 @@
+"""Operators that make, read, change and delete model versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.hooks.folders import download_to
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.transfer import NewVersion, copy, register
+from airflow_uc_models.links import store_link
+from airflow_uc_models.names import ModelRef, parse_source, parse_version
+from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.registry.base import Registry, str_tags
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.registration import resolve
+from airflow_uc_models.registry.retention import delete_older, delete_one, search_versions
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+class RegisterModelOperator(ModelRegistryOperator):
+    """Make a new version out of a logged model; the registered model is created where it is missing.
+
+    The source is checked first: it must exist, hold an MLmodel file and, unless told otherwise, have a signature. A
+    local folder is uploaded as a logged model before. The version carries the tag ``airflow_task_key``, by which a
+    retry finds it instead of making a second one.
+
+    XCom: the model version.
+
+    Raises: unknown run, logged model or folder; no MLmodel; no signature; tags that the registry does not take.
+
+    Privileges: Unity Catalog: CREATE MODEL VERSION on the model or its ownership, CREATE MODEL on the schema for a
+    new model. MLflow basic auth: EDIT on the model, READ on the experiment.
+    Registries: MLflow server.
+
+    :param model_name: ``catalog.schema.model`` to register under (str, templated)
+    :param model_uri: ``runs:/<run_id>/<path>``, ``models:/m-<id>`` or a folder on the worker (str, templated)
+    :param description: description of the version (str, templated)
+    :param tags: tags of the version (dict, templated)
+    :param tracking_conn_id: connection of the server that holds the run or logged model, if another one
+        (str, templated)
+    :param signature_required: refuse a model without a signature; Unity Catalog always does (bool)
+    """
+
+    template_fields: Sequence[str] = (
+        *ModelRegistryOperator.template_fields,
+        "model_name",
+        "model_uri",
+        "description",
+        "tags",
+        "tracking_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        model_uri: str,
+        description: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        tracking_conn_id: str | None = None,
+        signature_required: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.model_uri = model_uri
+        self.description = description
+        self.tags = tags
+        self.tracking_conn_id = tracking_conn_id
+        self.signature_required = signature_required
+
+    def perform(self, context: Context) -> Any:
+        """Register the model."""
+        name, source = self.hook.registry.normalize(self.model_name), parse_source(self.model_uri)
+        key = self.task_key(context, f"register {source.uri} as {name}")
+        version = register(
+            self.hook,
+            source,
+            NewVersion(name, key, self.description, str_tags(self.tags)),
+            tracking=ModelRegistryHook(self.tracking_conn_id) if self.tracking_conn_id else None,
+            signature_required=self.signature_required,
+        )
+        self.link_to(context, version.name, version.version)
+        return version.to_xcom()
+
+
+class CopyModelVersionOperator(ModelRegistryOperator):
+    """Copy a model version to another model, in the same registry or in another one.
+
+    Name the source by ``model_uri``, or by ``model_name`` with ``version`` or ``alias``. An alias is resolved once.
+    Description and tags go along. The copy says where it came from in the tag ``airflow_copied_from`` (and
+    ``airflow_copied_from_registry``, if that is another server), and carries ``airflow_task_key``, by which a retry
+    finds it instead of making a second one. Within one MLflow server the copy refers to the same files; between
+    servers they are downloaded and uploaded.
+
+    XCom: the new model version.
+
+    Raises: missing source; a source that is not READY; tags that the destination does not take.
+
+    Privileges: Unity Catalog: EXECUTE on the source; CREATE MODEL VERSION on the destination or its ownership, CREATE
+    MODEL on the schema for a new one. MLflow basic auth: READ on the source, EDIT on the destination.
+    Registries: MLflow server.
+
+    :param model_uri: the source as ``models:/c.s.m/3`` or ``models:/c.s.m@alias`` (str, templated)
+    :param model_name: the source's ``catalog.schema.model`` (str, templated)
+    :param version: the source's version (int or str, templated)
+    :param alias: the alias that names the source's version (str, templated)
+    :param destination_model_name: ``catalog.schema.model`` to copy to, created where it is missing (str, templated)
+    :param destination_conn_id: connection of the destination, if another registry (str, templated)
+    :param copy_tags: carry all tags, none, or those with these keys (bool or list of str, templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *ModelRegistryOperator.template_fields,
+        "model_uri",
+        "model_name",
+        "version",
+        "alias",
+        "destination_model_name",
+        "destination_conn_id",
+        "copy_tags",
+    )
+
+    def __init__(
+        self,
+        *,
+        destination_model_name: str,
+        model_uri: str | None = None,
+        model_name: str | None = None,
+        version: int | str | None = None,
+        alias: str | None = None,
+        destination_conn_id: str | None = None,
+        copy_tags: bool | Sequence[str] = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.destination_model_name = destination_model_name
+        self.model_uri = model_uri
+        self.model_name = model_name
+        self.version = version
+        self.alias = alias
+        self.destination_conn_id = destination_conn_id
+        self.copy_tags = copy_tags
+
+    def perform(self, context: Context) -> Any:
+        """Copy the version."""
+        reference = self._reference()
+        destination = ModelRegistryHook(self.destination_conn_id) if self.destination_conn_id else self.hook
+        name = destination.registry.normalize(self.destination_model_name)
+        if isinstance(self.copy_tags, str):
+            raise InvalidArgumentError(f"copy_tags is True, False or a list of tag keys, not {self.copy_tags!r}.")
+        key = self.task_key(context, f"copy {reference.uri} to {name}")
+        tags = self.copy_tags if isinstance(self.copy_tags, bool) else list(self.copy_tags)
+        version = copy(self.hook, reference, destination, NewVersion(name, key), copy_tags=tags)
+        store_link(context, destination.endpoint.model_version_url(version.name, version.version))
+        return version.to_xcom()
+
+    def _reference(self) -> ModelRef:
+        if not self.model_uri:
+            if not self.model_name:
+                raise InvalidArgumentError("Name the source: model_uri, or model_name with version or alias.")
+            return ModelRef.of(self.model_name, version=self.version, alias=self.alias)
+        if self.model_name or self.version or self.alias:
+            raise InvalidArgumentError("Give model_uri, or model_name with version or alias, not both.")
+        return ModelRef.parse(self.model_uri)
+
+
+class _VersionOperator(ModelRegistryOperator):
+    """An operator on one version, named by its number or by an alias."""
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "version", "alias")
+
+    def __init__(
+        self, *, model_name: str, version: int | str | None = None, alias: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.version = version
+        self.alias = alias
+
+    def reference(self) -> ModelRef:
+        """Return the version this operator is about."""
+        return ModelRef.of(self.model_name, version=self.version, alias=self.alias)
+
+
+class GetModelVersionOperator(_VersionOperator):
+    """Read a model version with its aliases and tags.
+
+    XCom: the model version.
+
+    Raises: missing model, version or alias.
+
+    Privileges: Unity Catalog: EXECUTE on the model. MLflow basic auth: READ.
+    Registries: all; by ``alias`` where the registry has aliases.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    """
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Get the version."""
+        version = yield from resolve(registry, self.reference())
+        self.link_to(context, version.name, version.version)
+        return version.to_xcom()
+
+
+class UpdateModelVersionOperator(_VersionOperator):
+    """Replace the description of a model version.
+
+    XCom: the model version.
+
+    Raises: missing model, version or alias.
+
+    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: EDIT.
+    Registries: all; by ``alias`` where the registry has aliases.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    :param description: the new description (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*_VersionOperator.template_fields, "description")
+
+    def __init__(self, *, description: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.description = description
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Update the version."""
+        found = yield from resolve(registry, self.reference())
+        yield from registry.update_model_version(found.name, found.version, description=self.description)
+        self.link_to(context, found.name, found.version)
+        return (yield from registry.get_model_version(found.name, found.version)).to_xcom()
+
+
+class DownloadModelVersionOperator(_VersionOperator):
+    """Download the files of a model version into a folder, which is complete or not there.
+
+    The files are fetched into a temporary folder first. A folder that holds a model already is replaced; any other
+    folder with files in it is refused.
+
+    XCom: the model version, and ``path``: the folder.
+
+    Raises: missing model, version or alias; a version that is not READY; a destination with other files in it.
+
+    Privileges: Unity Catalog: EXECUTE on the model. MLflow basic auth: READ.
+    Registries: MLflow server.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    :param destination: a folder on the worker, or an object-store URI that ObjectStoragePath takes, such as
+        ``s3://aws_default@bucket/models/fraud`` (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*_VersionOperator.template_fields, "destination")
+
+    def __init__(self, *, destination: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.destination = destination
+
+    def perform(self, context: Context) -> Any:
+        """Download the files."""
+        version = self.hook.run(resolve(self.hook.registry, self.reference()))
+        path = download_to(self.hook, version, self.destination)
+        self.link_to(context, version.name, version.version)
+        return {**version.to_xcom(), "path": path}
+
+
+class SearchModelVersionsOperator(ModelRegistryOperator):
+    """List the versions of a model, newest first.
+
+    XCom: list of model versions, ready for ``.expand``. Aliases are filled in; tags where the registry's search gives
+    them or ``tags`` asks for them.
+
+    Raises: missing model.
+
+    Privileges: Unity Catalog: EXECUTE on the model. MLflow basic auth: READ.
+    Registries: all; ``tags`` where the registry has tags.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param tags: only versions with these tags (dict, templated)
+    :param status: only versions of this status, such as ``READY`` (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "tags", "status")
+
+    def __init__(
+        self, *, model_name: str, tags: Mapping[str, Any] | None = None, status: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.tags = tags
+        self.status = status
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Search for versions."""
+        name = registry.normalize(self.model_name)
+        found = yield from search_versions(registry, name, tags=str_tags(self.tags), status=self.status or None)
+        self.log.info("Found %d versions of %s", len(found), name)
+        self.link_to(context, name)
+        return [version.to_xcom() for version in found]
+
+
+class DeleteModelVersionOperator(ModelRegistryOperator):
+    """Delete one version, or all but the newest. There is no way back.
+
+    With ``version``: refuses a version that an alias points to, unless ``even_if_aliased``; its aliases go with it. A
+    retry takes a missing version for its earlier try's work.
+    With ``keep_last``: keeps the newest that many READY versions, every version with an alias, and whatever is
+    still being registered.
+
+    XCom: ``{"name", "deleted"}``; ``deleted`` lists the versions deleted by this try.
+
+    Raises: missing model or version; a version with an alias.
+
+    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: MANAGE.
+    Registries: all.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version to delete (int or str, templated)
+    :param keep_last: instead of ``version``: how many versions to keep (int or str, templated)
+    :param even_if_aliased: delete ``version`` together with the aliases that point to it (bool)
+    """
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "version", "keep_last")
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        version: int | str | None = None,
+        keep_last: int | str | None = None,
+        even_if_aliased: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.version = version
+        self.keep_last = keep_last
+        self.even_if_aliased = even_if_aliased
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Delete the version or the older ones."""
+        name = registry.normalize(self.model_name)
+        if (self.version is None) == (self.keep_last is None):
+            raise InvalidArgumentError("Give version or keep_last, one of the two.")
+        if self.keep_last is not None:
+            if self.even_if_aliased:
+                raise InvalidArgumentError("keep_last always keeps versions with an alias; leave even_if_aliased out.")
+            deleted = yield from delete_older(registry, name, parse_version(self.keep_last))
+        else:
+            deleted = yield from delete_one(
+                registry,
+                name,
+                parse_version(self.version or ""),
+                even_if_aliased=self.even_if_aliased,
+                missing_ok=self.is_retry(context),
+            )
+        self.log.info("Deleted versions of %s: %s", name, ", ".join(map(str, deleted)) or "none")
+        self.link_to(context, name)
+        return {"name": name, "deleted": deleted}

@@ -1,0 +1,257 @@
+"""Operators that create, read, change and delete registered models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_uc_models.exceptions import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnknownEffectError
+from airflow_uc_models.names import ModelName, parse_schema
+from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.registry.base import Registry, str_tags
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.registration import create_model_once
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+class _ModelOperator(ModelRegistryOperator):
+    """An operator on one registered model."""
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name")
+
+    def __init__(self, *, model_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+
+
+class CreateRegisteredModelOperator(_ModelOperator):
+    """Create a registered model, or make sure that there is one.
+
+    An existing model is left as it is. A retry knows the model that its earlier try created by the tag
+    ``airflow_task_key`` and does not take it for somebody else's.
+
+    XCom: the registered model.
+
+    Raises: with ``if_exists="fail"``, a model of that name that this task did not create.
+
+    Privileges: Unity Catalog: CREATE MODEL on the schema. MLflow basic auth: any user may create.
+    Registries: all; description and tags where the registry has them.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param description: description (str, templated)
+    :param tags: value by key (dict, templated)
+    :param if_exists: ``"ignore"`` or ``"fail"`` (str)
+    """
+
+    template_fields: Sequence[str] = (*_ModelOperator.template_fields, "description", "tags")
+
+    def __init__(
+        self,
+        *,
+        description: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        if_exists: Literal["ignore", "fail"] = "ignore",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.description = description
+        self.tags = tags
+        self.if_exists = if_exists
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Create the model."""
+        if self.if_exists not in {"ignore", "fail"}:
+            raise InvalidArgumentError(f"if_exists is 'ignore' or 'fail', not {self.if_exists!r}.")
+        name = registry.normalize(self.model_name)
+        key = self.task_key(context, f"create {name}")
+        model, made = yield from create_model_once(
+            registry, name, key, description=self.description, tags=str_tags(self.tags)
+        )
+        if not made and self.if_exists == "fail":
+            raise AlreadyExistsError(f"Registered model {name} exists already; if_exists='ignore' would accept it.")
+        self.log.info("%s registered model %s", "Created" if made else "Found", name)
+        self.link_to(context, name)
+        return model.to_xcom()
+
+
+class UpdateRegisteredModelOperator(_ModelOperator):
+    """Replace the description of a registered model.
+
+    XCom: the registered model.
+
+    Raises: missing model.
+
+    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: EDIT.
+    Registries: all.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param description: the new description (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*_ModelOperator.template_fields, "description")
+
+    def __init__(self, *, description: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.description = description
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Update the model."""
+        name = registry.normalize(self.model_name)
+        yield from registry.update_registered_model(name, description=self.description)
+        self.link_to(context, name)
+        return (yield from registry.get_registered_model(name)).to_xcom()
+
+
+class RenameRegisteredModelOperator(_ModelOperator):
+    """Give a registered model another name; versions, aliases and tags stay with it.
+
+    A retry that finds the old name gone and the new one there takes the rename for done.
+
+    XCom: the registered model under its new name.
+
+    Raises: missing model; a model that has the new name already.
+
+    Privileges: Unity Catalog: owner of the model, and CREATE MODEL on the schema. MLflow basic auth: EDIT.
+    Registries: all. Unity Catalog renames within one schema only.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param new_name: the new ``catalog.schema.model`` (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*_ModelOperator.template_fields, "new_name")
+
+    def __init__(self, *, new_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.new_name = new_name
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Rename the model."""
+        name, new_name = registry.normalize(self.model_name), registry.normalize(self.new_name)
+        stays = ModelName.parse(name).full_schema == ModelName.parse(new_name).full_schema
+        if not stays and not registry.capabilities.moves_between_schemas:
+            raise InvalidArgumentError(
+                f"A rename in {registry.capabilities.label} stays within its schema: {name} cannot become {new_name}. "
+                "Copy its versions with CopyModelVersionOperator instead."
+            )
+        unsure = self.is_retry(context)
+        try:
+            yield from registry.rename_registered_model(name, new_name)
+        except UnknownEffectError:
+            unsure = True
+            yield from self._expect_renamed(registry, name, new_name)
+        except NotFoundError:
+            if not unsure:
+                raise
+            yield from self._expect_renamed(registry, name, new_name)
+        self.link_to(context, new_name)
+        return (yield from registry.get_registered_model(new_name)).to_xcom()
+
+    def _expect_renamed(self, registry: Registry, name: str, new_name: str) -> Call[None]:
+        """Find out whether a rename without an answer happened, and do it if not."""
+        try:
+            yield from registry.get_registered_model(name)
+        except NotFoundError:
+            return
+        yield from registry.rename_registered_model(name, new_name)
+
+
+class DeleteRegisteredModelOperator(_ModelOperator):
+    """Delete a registered model with all its versions, aliases and tags. There is no way back.
+
+    Unity Catalog may refuse to delete a model that has versions; they are deleted first there.
+
+    XCom: ``{"name", "deleted"}``; ``deleted`` is False where it was missing and ``missing_ok`` is set.
+
+    Raises: missing model, unless ``missing_ok``. A retry takes a missing model for its earlier try's work.
+
+    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: MANAGE.
+    Registries: all.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param missing_ok: succeed if there is no such model (bool)
+    """
+
+    def __init__(self, *, missing_ok: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.missing_ok = missing_ok
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Delete the model."""
+        name = registry.normalize(self.model_name)
+        try:
+            yield from registry.delete_registered_model(name)
+            deleted = True
+        except NotFoundError:
+            if not (self.missing_ok or self.is_retry(context)):
+                raise
+            self.log.info("Registered model %s is not there", name)
+            deleted = False
+        return {"name": name, "deleted": deleted}
+
+
+class GetRegisteredModelOperator(_ModelOperator):
+    """Read a registered model with its aliases and tags.
+
+    XCom: the registered model, or None where it is missing and ``missing_ok`` is set.
+
+    Raises: missing model, unless ``missing_ok``.
+
+    Privileges: Unity Catalog: EXECUTE on the model. MLflow basic auth: READ.
+    Registries: all; aliases and tags where the registry has them.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param missing_ok: return None if there is no such model (bool)
+    """
+
+    def __init__(self, *, missing_ok: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.missing_ok = missing_ok
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Get the model."""
+        name = registry.normalize(self.model_name)
+        try:
+            model = yield from registry.get_registered_model(name)
+        except NotFoundError:
+            if not self.missing_ok:
+                raise
+            self.log.info("Registered model %s is not there", name)
+            return None
+        self.link_to(context, name)
+        return model.to_xcom()
+
+
+class SearchRegisteredModelsOperator(ModelRegistryOperator):
+    """List registered models, reading all pages, sorted by name.
+
+    XCom: list of registered models, ready for ``.expand``.
+
+    Privileges: Unity Catalog: EXECUTE or BROWSE; other models are left out. MLflow basic auth: READ, likewise.
+    Registries: all; ``filter_string`` on MLflow servers only.
+
+    :param schema: only models of this ``catalog.schema`` (str, templated)
+    :param filter_string: MLflow's filter, such as ``tags.team = 'fraud'`` (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "schema", "filter_string")
+
+    def __init__(self, *, schema: str | None = None, filter_string: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.schema = schema
+        self.filter_string = filter_string
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:  # noqa: ARG002 - one signature for all calls
+        """Search for models."""
+        prefix = ""
+        if self.schema:
+            prefix = ".".join(parse_schema(self.schema)) + "."
+            prefix = prefix.lower() if registry.capabilities.lowercase_names else prefix
+        filters = [self.filter_string] if self.filter_string else []
+        if prefix and registry.capabilities.tag_search:
+            filters.append(f"name LIKE '{prefix}%'")
+        models = yield from registry.search_registered_models(filter_string=" and ".join(filters) or None)
+        found = sorted((m for m in models if m.name.startswith(prefix)), key=lambda m: m.name)
+        self.log.info("Found %d registered models", len(found))
+        return [model.to_xcom() for model in found]

@@ -1,0 +1,184 @@
+"""Operators that set and delete tags of registered models and model versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.names import ModelRef
+from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.registry.base import Registry, str_tags
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.registration import resolve
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+class _ModelTagsOperator(ModelRegistryOperator):
+    """An operator on tags of a registered model."""
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name")
+
+    def __init__(self, *, model_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+
+
+class _VersionTagsOperator(_ModelTagsOperator):
+    """An operator on tags of a model version."""
+
+    template_fields: Sequence[str] = (*_ModelTagsOperator.template_fields, "version", "alias")
+
+    def __init__(self, *, version: int | str | None = None, alias: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+        self.alias = alias
+
+    def reference(self) -> ModelRef:
+        """Return the version this operator is about."""
+        return ModelRef.of(self.model_name, version=self.version, alias=self.alias)
+
+
+class SetRegisteredModelTagsOperator(_ModelTagsOperator):
+    """Set tags of a registered model; other tags stay. Doing it twice is the same as doing it once.
+
+    XCom: the registered model with all its tags.
+
+    Raises: missing model; a key or value that the registry does not take, before any tag is set.
+
+    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: EDIT.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param tags: value by key (dict, templated)
+    """
+
+    template_fields: Sequence[str] = (*_ModelTagsOperator.template_fields, "tags")
+
+    def __init__(self, *, tags: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tags = tags
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Set the tags."""
+        name, tags = registry.normalize(self.model_name), _checked(registry, self.tags)
+        for key, value in tags.items():
+            yield from registry.set_registered_model_tag(name, key, value)
+        self.link_to(context, name)
+        return (yield from registry.get_registered_model(name)).to_xcom()
+
+
+class DeleteRegisteredModelTagsOperator(_ModelTagsOperator):
+    """Delete tags of a registered model; a tag that is not there counts as deleted.
+
+    XCom: the registered model with the tags left.
+
+    Raises: missing model.
+
+    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: MANAGE.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param keys: keys of the tags (list of str, templated)
+    """
+
+    template_fields: Sequence[str] = (*_ModelTagsOperator.template_fields, "keys")
+
+    def __init__(self, *, keys: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.keys = keys
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Delete the tags that are there."""
+        name, keys = registry.normalize(self.model_name), _checked_keys(registry, self.keys)
+        model = yield from registry.get_registered_model(name)
+        for key in keys:
+            if key in model.tags:
+                yield from registry.delete_registered_model_tag(name, key)
+        self.link_to(context, name)
+        return (yield from registry.get_registered_model(name)).to_xcom()
+
+
+class SetModelVersionTagsOperator(_VersionTagsOperator):
+    """Set tags of a model version; other tags stay. Doing it twice is the same as doing it once.
+
+    An alias is resolved once, before the first tag: all tags land on one version.
+
+    XCom: the model version with all its tags.
+
+    Raises: missing version or alias; a key or value that the registry does not take, before any tag is set.
+
+    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: EDIT.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    :param tags: value by key (dict, templated)
+    """
+
+    template_fields: Sequence[str] = (*_VersionTagsOperator.template_fields, "tags")
+
+    def __init__(self, *, tags: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tags = tags
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Set the tags."""
+        tags = _checked(registry, self.tags)
+        version = yield from resolve(registry, self.reference())
+        for key, value in tags.items():
+            yield from registry.set_model_version_tag(version.name, version.version, key, value)
+        self.link_to(context, version.name, version.version)
+        return (yield from registry.get_model_version(version.name, version.version)).to_xcom()
+
+
+class DeleteModelVersionTagsOperator(_VersionTagsOperator):
+    """Delete tags of a model version; a tag that is not there counts as deleted.
+
+    XCom: the model version with the tags left.
+
+    Raises: missing version or alias.
+
+    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: MANAGE.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    :param keys: keys of the tags (list of str, templated)
+    """
+
+    template_fields: Sequence[str] = (*_VersionTagsOperator.template_fields, "keys")
+
+    def __init__(self, *, keys: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.keys = keys
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Delete the tags that are there."""
+        keys = _checked_keys(registry, self.keys)
+        version = yield from resolve(registry, self.reference())
+        for key in keys:
+            if key in version.tags:
+                yield from registry.delete_model_version_tag(version.name, version.version, key)
+        self.link_to(context, version.name, version.version)
+        return (yield from registry.get_model_version(version.name, version.version)).to_xcom()
+
+
+def _checked(registry: Registry, tags: Mapping[str, Any]) -> dict[str, str]:
+    if not tags:
+        raise InvalidArgumentError("tags is empty; give at least one tag to set.")
+    checked = str_tags(tags)
+    registry.tag_rules().check(checked)
+    return checked
+
+
+def _checked_keys(registry: Registry, keys: Sequence[str]) -> list[str]:
+    if isinstance(keys, str) or not keys:
+        raise InvalidArgumentError(f"keys must be a list of at least one tag key, not {keys!r}.")
+    for key in keys:
+        registry.tag_rules().check_key(key)
+    return list(keys)

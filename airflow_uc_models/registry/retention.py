@@ -1,0 +1,83 @@
+"""Listing versions by what they are, and deleting those that are no longer needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from airflow_uc_models.entities import FAILED_REGISTRATION, PENDING_REGISTRATION, READY, ModelVersion
+from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.registration import versions_of
+
+_STATUSES = (READY, PENDING_REGISTRATION, FAILED_REGISTRATION)
+
+
+def search_versions(
+    registry: Registry, name: str, *, tags: Mapping[str, str] | None = None, status: str | None = None
+) -> Call[list[ModelVersion]]:
+    """Return versions newest first, with their aliases; a missing model is an error, not an empty list.
+
+    :param tags: only versions with all of these tags
+    :param status: only versions of this status
+    """
+    if status is not None and status not in _STATUSES:
+        raise InvalidArgumentError(f"status is one of {', '.join(_STATUSES)}, not {status!r}.")
+    if tags:
+        registry.tag_rules().check(tags)
+    model = yield from registry.get_registered_model(name)
+    found = []
+    for hit in (yield from versions_of(registry, model.name)):
+        if status is not None and hit.status != status:
+            continue
+        version = hit
+        if tags and not registry.capabilities.tag_search:
+            version = yield from registry.get_model_version(model.name, hit.version)
+        if tags and not tags.items() <= version.tags.items():
+            continue
+        found.append(replace(version, aliases=[a for a, v in model.aliases.items() if v == version.version]))
+    return found
+
+
+def delete_one(
+    registry: Registry, name: str, version: int, *, even_if_aliased: bool = False, missing_ok: bool = False
+) -> Call[list[int]]:
+    """Delete one version and return it in a list; an empty list where it is missing and that is accepted."""
+    model = yield from registry.get_registered_model(name)
+    aliases = sorted(alias for alias, at in model.aliases.items() if at == version)
+    if aliases and not even_if_aliased:
+        raise InvalidArgumentError(
+            f"Version {version} of {name} was not deleted: {', '.join(map(repr, aliases))} points to it. Move the "
+            "alias first, or set even_if_aliased=True to delete both."
+        )
+    try:
+        yield from registry.delete_model_version(name, version)
+    except NotFoundError:
+        if not missing_ok:
+            raise
+        return []
+    return [version]
+
+
+def delete_older(registry: Registry, name: str, keep_last: int) -> Call[list[int]]:
+    """Delete all but the newest READY versions, those with an alias, and those still being registered."""
+    versions = yield from search_versions(registry, name)
+    ready = [v.version for v in versions if v.is_ready]
+    if len(ready) <= keep_last:
+        return []
+    oldest_kept = ready[keep_last - 1]
+    deleted: list[int] = []
+    for version in reversed(versions):
+        if version.version >= oldest_kept or version.status == PENDING_REGISTRATION:
+            continue
+        # An alias may have been set since: ask anew each time, as a deletion takes aliases along.
+        model = yield from registry.get_registered_model(name)
+        if version.version in model.aliases.values():
+            continue
+        try:
+            yield from registry.delete_model_version(name, version.version)
+        except NotFoundError:
+            continue
+        deleted.append(version.version)
+    return deleted
