@@ -83,15 +83,12 @@ def rollback_alias(
     recorded = before.reconcile(current)
     if not recorded.versions:
         raise NotFoundError(f"Could not roll back alias {alias!r} of {name}: there is no such alias.")
-    marker_key = tag_key(alias, "rollback")
-    by, _, begun = model.tags.get(marker_key, "").partition(" ")
-    if by == key:
-        source, *kept = AliasHistory.parse(begun).versions
-        target, history = kept[-1], AliasHistory(tuple(kept))
-        if current not in (None, source, target):
+    if begun := _begun(model, alias, key):
+        source, history = begun
+        if current not in (None, source, history.versions[-1]):
             raise AliasConflictError(
-                f"Alias {alias!r} of {name} was being rolled back from version {source} to {target}, and now points "
-                f"to version {current}: somebody moved it meanwhile. It was left there."
+                f"Alias {alias!r} of {name} was being rolled back from version {source} to {history.versions[-1]}, and "
+                f"now points to version {current}: somebody moved it meanwhile. It was left there."
             )
     else:
         # Deleting a version deletes its aliases: then the last recorded version is where the alias was.
@@ -101,14 +98,13 @@ def rollback_alias(
             history = recorded.back(steps, alive) if to_version is None else recorded.back_to(to_version, alive)
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"Could not roll back alias {alias!r} of {name}: {error}") from None
-        target = history.versions[-1]
-        yield from registry.set_registered_model_tag(
-            name, marker_key, f"{key} {source} {history.format(MAX_VALUE - 60)}"
-        )
+        mark = f"{key} {source} {history.format(MAX_VALUE - 60)}"
+        yield from registry.set_registered_model_tag(name, tag_key(alias, "rollback"), mark)
+    target = history.versions[-1]
     model = yield from _set_and_check(registry, name, alias, target, current)
-    alone = _history(model, alias) == before and _is_mine(model, alias, key)
+    alone = _history(model, alias) == before and _begun(model, alias, key) is not None
     if alone and (yield from _write_history(registry, model, alias, history)):
-        alone = _is_mine((yield from _expect(registry, name, alias, target)), alias, key)
+        alone = _begun((yield from _expect(registry, name, alias, target)), alias, key) is not None
     if not alone:
         raise AliasConflictError(
             f"Alias {alias!r} of {name} was rolled back to version {target}, but somebody else moved it at the same "
@@ -130,9 +126,11 @@ def delete_alias(registry: Registry, name: str, alias: str) -> Call[None]:
     yield from registry.delete_registered_model_alias(name, alias)
 
 
-def _is_mine(model: RegisteredModel, alias: str, key: str) -> bool:
-    """Whether the rollback that was begun last is the one of this task."""
-    return model.tags.get(tag_key(alias, "rollback"), "").startswith(f"{key} ")
+def _begun(model: RegisteredModel, alias: str, key: str) -> tuple[int, AliasHistory] | None:
+    """Return from where and to which history this task rolls back, if the rollback begun last is its own."""
+    by, _, versions = model.tags.get(tag_key(alias, "rollback"), "").partition(" ")
+    source, *kept = AliasHistory.parse(versions).versions or (0,)
+    return (source, AliasHistory(tuple(kept))) if by == key and kept else None
 
 
 def _history(model: RegisteredModel, alias: str) -> AliasHistory:

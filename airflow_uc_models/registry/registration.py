@@ -80,13 +80,13 @@ def create_model_once(
             )
         except AlreadyExistsError:
             model = yield from registry.get_registered_model(name)
-        except UnknownEffectError:
+        except UnknownEffectError as lost:
             try:
                 model = yield from registry.get_registered_model(name)
             except NotFoundError:
                 if attempt < _CREATE_TRIES:
                     continue
-                raise
+                raise lost from None
         else:
             return model, True
         return model, bool(own) and model.tags.get(TASK_KEY_TAG) == key

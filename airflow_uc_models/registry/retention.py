@@ -51,6 +51,9 @@ def delete_one(
             f"Version {version} of {name} was not deleted: {', '.join(map(repr, aliases))} points to it. Move the "
             "alias first, or set even_if_aliased=True to delete both."
         )
+    for alias in aliases:
+        # MLflow servers before 3.5 leave them behind, pointing to nothing.
+        yield from registry.delete_registered_model_alias(name, alias)
     try:
         yield from registry.delete_model_version(name, version)
     except NotFoundError:
