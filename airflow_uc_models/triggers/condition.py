@@ -1,0 +1,97 @@
+"""The trigger that deferred sensors wait with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_uc_models.conditions import Condition, Waiting, condition_from_json
+from airflow_uc_models.exceptions import UCModelsError
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.registry.watch import evaluate
+
+
+class ConditionTrigger(BaseTrigger):
+    """Look at a registry until a condition is met, and send one event that says how it ended.
+
+    * ``{"outcome": "met", "version": {...}}``: the version's dict, as it goes to XCom;
+    * ``{"outcome": "failed", "message": ..., "version": {...} or None}``: waiting cannot mend it;
+    * ``{"outcome": "timeout", "message": ...}``: the deadline has passed.
+
+    A registry that gives no answer for a while is ridden out with a warning; unknown errors propagate. There is no
+    ``on_kill``: a wait leaves nothing behind that had to be stopped.
+
+    :param condition: what to wait for, as ``Condition.to_json()`` gives it
+    :param registry_conn_id: connection of the registry; the triggerer reads its credentials from there
+    :param poll_interval: seconds between two looks
+    :param deadline: when to give up, in seconds since the epoch, so that a restart of the triggerer does not
+        start the wait anew; None for never
+    :param max_poll_interval: if set, the interval doubles from look to look up to this many seconds
+    """
+
+    def __init__(
+        self,
+        *,
+        condition: dict[str, Any],
+        registry_conn_id: str,
+        poll_interval: float = 60.0,
+        deadline: float | None = None,
+        max_poll_interval: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.condition = condition
+        self.registry_conn_id = registry_conn_id
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self.max_poll_interval = max_poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments that rebuild the trigger; there are no credentials in them."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "condition": self.condition,
+                "registry_conn_id": self.registry_conn_id,
+                "poll_interval": self.poll_interval,
+                "deadline": self.deadline,
+                "max_poll_interval": self.max_poll_interval,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield the one event."""
+        condition = condition_from_json(self.condition)
+        hook = ModelRegistryHook(self.registry_conn_id)
+        interval = self.poll_interval
+        while True:
+            event, reason = await self._look(hook, condition)
+            # The last look comes after the deadline, never before it.
+            left = None if self.deadline is None else self.deadline - time.time()
+            if event is None and left is not None and left <= 0:
+                message = f"The timeout was reached while waiting for {condition.describe()}. {reason}"
+                event = {"outcome": "timeout", "message": message}
+            if event is not None:
+                yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+                return
+            await asyncio.sleep(interval if left is None else min(interval, left))
+            if self.max_poll_interval is not None:
+                interval = min(interval * 2, self.max_poll_interval)
+
+    async def _look(self, hook: ModelRegistryHook, condition: Condition) -> tuple[dict[str, Any] | None, str]:
+        """Return the event that ends the wait or None, and why there is none."""
+        try:
+            endpoint = await hook.aendpoint()
+            outcome = await hook.arun(evaluate(endpoint.registry, condition))
+        except UCModelsError as error:
+            if error.permanent:
+                return {"outcome": "failed", "message": str(error), "version": None}, ""
+            self.log.warning("Going on waiting: %s", error)
+            return None, str(error)
+        if isinstance(outcome, Waiting):
+            self.log.info("Waiting. %s", outcome.reason)
+            return None, outcome.reason
+        return outcome.to_event(), ""

@@ -1,0 +1,104 @@
+"""What evaluate() asks a real MLflow server, also as a registry that can do less."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+from support.registry import make_versions
+
+from airflow_uc_models.conditions import Condition, Met, NewModelVersion, Waiting
+from airflow_uc_models.exceptions import UnsupportedOperationError
+from airflow_uc_models.hooks.transport import Transport
+from airflow_uc_models.registry.mlflow_rest import MLFLOW_SERVER, MlflowRestRegistry
+from airflow_uc_models.registry.watch import evaluate
+
+RICH = MlflowRestRegistry()
+# Unity Catalog's search: no tags in its answers, no order, no filter but the name.
+POOR = MlflowRestRegistry(capabilities=replace(MLFLOW_SERVER, tag_search=False, version_order=False))
+BARE = MlflowRestRegistry(capabilities=replace(MLFLOW_SERVER, aliases=False, tags=None))
+
+
+@pytest.fixture
+def look(proxy):
+    """Evaluate a condition and return the outcome with the calls it took."""
+
+    def run(condition, registry=RICH):
+        proxy.take()
+        outcome = Transport(proxy.url, max_retry_seconds=0).run(evaluate(registry, condition))
+        return outcome, [r.path.split("/mlflow/")[1] for r in proxy.take()]
+
+    return run
+
+
+MODEL, SEARCH, GET = "registered-models/get", "model-versions/search", "model-versions/get"
+
+
+@pytest.mark.parametrize("registry", [RICH, POOR], ids=["rich", "poor"])
+def test_a_wait_takes_two_calls(look, mlflow_server, model_name, registry):
+    make_versions(mlflow_server, model_name, 3)
+    assert look(NewModelVersion(model_name, 3), registry)[1] == [MODEL, SEARCH]
+    outcome, calls = look(NewModelVersion(model_name, 1), registry)
+    assert (outcome.version.version, calls) == (2, [MODEL, SEARCH, GET])
+
+
+def test_an_alias_is_read_from_the_model(look, mlflow_server, model_name):
+    client = make_versions(mlflow_server, model_name, 3)
+    condition = NewModelVersion(model_name, 1, alias="Champion")
+    assert look(condition)[1] == [MODEL]
+    client.set_registered_model_alias(model_name, "Champion", "1")
+    assert look(condition)[1] == [MODEL]
+    client.set_registered_model_alias(model_name, "Champion", "3")
+    outcome, _ = look(condition)
+    assert (outcome.version.version, outcome.version.aliases) == (3, ["Champion"])
+
+
+@pytest.mark.parametrize("registry", [RICH, POOR], ids=["rich", "poor"])
+def test_tags_are_seen_on_every_registry(look, proxy, mlflow_server, model_name, registry):
+    client = make_versions(mlflow_server, model_name, 4)
+    client.set_model_version_tag(model_name, "3", "stage", "done")
+    outcome, calls = look(NewModelVersion(model_name, 1, tags={"stage": "done"}), registry)
+    assert (outcome.version.version, outcome.version.tags) == (3, {"stage": "done"})
+    # Where search shows no tags, versions 2, 3 and 4 are read; version 1 is not asked for.
+    assert calls.count(GET) == (1 if registry is RICH else 4)
+
+
+@pytest.mark.parametrize("options", [{"alias": "Champion"}, {"tags": {"a": "1"}}], ids=str)
+def test_what_a_registry_lacks_is_said_before_any_call(look, proxy, model_name, options):
+    with pytest.raises(UnsupportedOperationError):
+        look(NewModelVersion(model_name, **options), BARE)
+    assert proxy.requests == []
+
+
+@pytest.mark.parametrize(("registry", "tags"), [(RICH, None), (POOR, {"a": "1"})], ids=["rich", "poor"])
+def test_a_version_deleted_between_two_calls_is_no_error(look, proxy, mlflow_server, model_name, registry, tags):
+    client = make_versions(mlflow_server, model_name, 1)
+    client.set_model_version_tag(model_name, "1", "a", "1")
+    fault = proxy.fail(SEARCH, after=True, hold=threading.Event())
+
+    def delete():
+        assert fault.seen.wait(60)
+        client.delete_model_version(model_name, "1")
+        fault.hold.set()
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    outcome, calls = look(NewModelVersion(model_name, tags=tags), registry)
+    thread.join()
+    assert isinstance(outcome, Waiting)
+    assert calls == [MODEL, SEARCH, GET]
+
+
+def test_a_quote_in_the_name(look, mlflow_server, model_name):
+    make_versions(mlflow_server, f"{model_name}'s", 2)
+    outcome, _ = look(NewModelVersion(f"{model_name}'s", 1))
+    assert isinstance(outcome, Met)
+
+
+def test_a_condition_without_facts_is_a_bug(look):
+    class Unheard(Condition):
+        kind = "unheard"
+
+    with pytest.raises(TypeError, match="Unheard"):
+        look(Unheard())
