@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.engines import InferenceJob, engine_of
-from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.engines import InferenceEngine, InferenceJob, engine_of
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.names import ModelRef
 from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.registry.registration import resolve
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -86,16 +86,21 @@ class BatchInferenceOperator(ModelRegistryOperator):
         self.batch_size = batch_size
         self.keep_columns = keep_columns
         self.signature_required = signature_required
+        self._running: InferenceEngine | None = None
 
     def perform(self, context: Context) -> dict[str, Any]:
         """Score, with the version that the reference names now."""
         reference = ModelRef.parse(self.model_uri)
         engine, job = engine_of(self.engine), self._job(context)
         engine.check(job)
-        version = self._resolve(reference)
+        version = self.hook.run(resolve(self.hook.registry, reference))
+        if not version.is_ready:
+            raise ModelVersionFailedError(f"{version.uri} is {version.status}, not READY; it cannot be loaded.")
         self.link_to(context, version.name, version.version)
         self.log.info("Scoring %s with %s", job.input, version.uri)
+        self._running = engine
         scored = engine.run(job, self.hook, version)
+        self._running = None
         self.log.info("Wrote %s rows to %s in %.1f s", f"{scored.rows:,}", job.output, scored.seconds)
         return {
             "name": version.name,
@@ -108,6 +113,11 @@ class BatchInferenceOperator(ModelRegistryOperator):
             "seconds": scored.seconds,
         }
 
+    def on_kill(self) -> None:
+        """Leave nothing half-written: Airflow kills the process a few seconds later."""
+        if self._running is not None:
+            self._running.cancel()
+
     def _job(self, context: Context) -> InferenceJob:
         return InferenceJob(
             input=str(self.input_path),
@@ -118,17 +128,6 @@ class BatchInferenceOperator(ModelRegistryOperator):
             signature_required=self.signature_required,
             key=self.task_key(context, str(self.output_path)),
         )
-
-    def _resolve(self, reference: ModelRef) -> ModelVersion:
-        registry, name = self.hook.registry, str(reference.name)
-        if reference.alias is not None:
-            version = self.hook.run(registry.get_model_version_by_alias(name, reference.alias))
-        else:
-            assert reference.version is not None  # noqa: S101 - ModelRef holds one of the two
-            version = self.hook.run(registry.get_model_version(name, reference.version))
-        if not version.is_ready:
-            raise ModelVersionFailedError(f"{version.uri} is {version.status}, not READY; it cannot be loaded.")
-        return version
 
 
 def _whole(value: int | str) -> int:

@@ -1,0 +1,273 @@
+"""Tables as files: Parquet and CSV, read in record batches at constant memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_uc_models.engines.paths import Location
+from airflow_uc_models.exceptions import InputDataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = {"parquet": (".parquet",), "csv": (".csv", ".csv.gz", ".csv.bz2", ".csv.zst")}
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+# Read per column and file at once; a row group is never held as a whole.
+_PARQUET_BUFFER = 1 << 20
+_CSV_BLOCK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One record batch and where it comes from.
+
+    :param first_row: number of its first row in the file, from 1
+    """
+
+    batch: pa.RecordBatch
+    file: Location
+    first_row: int
+
+    @property
+    def where(self) -> str:
+        """The rows, as messages name them."""
+        return f"rows {self.first_row:,} to {self.first_row + self.batch.num_rows - 1:,} of {self.file.shown}"
+
+
+class Table(Protocol):
+    """One table in one or more files."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns, with dictionaries decoded."""
+
+    @property
+    def rows(self) -> int | None:
+        """The number of its rows, where the files tell it."""
+
+    def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:
+        """Return the table with these column types, where its files have none; None takes them from the first rows."""
+
+    def parts(self, columns: Sequence[str], batch_size: int) -> Generator[Part, None, None]:
+        """Yield all rows of these columns, in order."""
+
+
+def open_table(location: Location, input_format: str | None = None) -> Table:
+    """Look into a file or folder; InputDataError if it is no table of Parquet or CSV files with the same columns.
+
+    :param input_format: ``parquet`` or ``csv``; None tells it by the file names
+    """
+    files = location.files()
+    kind = input_format or _format_of(files, location)
+    return (_ParquetTable if kind == "parquet" else _CsvTable).of(files)
+
+
+def _format_of(files: list[Location], location: Location) -> str:
+    by_format: dict[str | None, list[str]] = {}
+    for file in files:
+        found = next((kind for kind, endings in FORMATS.items() if file.name.lower().endswith(endings)), None)
+        by_format.setdefault(found, []).append(file.name)
+    [kind, *others] = by_format
+    if others or kind is None:
+        examples = ", ".join(names[0] for names in by_format.values())
+        raise InputDataError(
+            f"The input {location.shown} must be .parquet or .csv files, all of one kind, but there is {examples}. "
+            "Name the format with input_format if the file names do not tell it."
+        )
+    return kind
+
+
+@contextmanager
+def _reading(file: Location, names: Sequence[str] = ()) -> Generator[None, None, None]:
+    """Name file and column in what Arrow raises on bad data."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
+        # Arrow raises a bare OSError for damaged data; those of files and networks have a number or a class.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+            raise
+        text = re.sub(r"In CSV column #(\d+)", lambda m: f"In column {_nth(names, int(m[1]))!r}", str(error))
+        raise InputDataError(f"{file.shown} cannot be read: {text}") from error
+
+
+def _nth(names: Sequence[str], index: int) -> str:
+    return names[index] if index < len(names) else f"#{index}"
+
+
+def _one_schema(files: Sequence[Location], read: Callable[[Location], pa.Schema]) -> pa.Schema:
+    """Return the schema that all files share, whatever the order of their columns."""
+    first = _checked(read(files[0]), files[0])
+    expected = dict(zip(first.names, first.types, strict=True))
+    for file in files[1:]:
+        schema = _checked(read(file), file)
+        found = dict(zip(schema.names, schema.types, strict=True))
+        if found != expected:
+            names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+            differences = "; ".join(
+                f"{n!r} is {expected.get(n, 'missing')} and {found.get(n, 'missing')}" for n in names
+            )
+            raise InputDataError(f"{files[0].shown} and {file.shown} have different columns: {differences}.")
+    return first
+
+
+def _checked(schema: pa.Schema, file: Location) -> pa.Schema:
+    """Return the schema with names and plain types only."""
+    import pyarrow as pa
+
+    if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise InputDataError(f"{file.shown} has more than one column {', '.join(map(repr, doubled))}.")
+    types = [t.value_type if pa.types.is_dictionary(t) else t for t in schema.types]
+    return pa.schema(list(zip(schema.names, types, strict=True)))
+
+
+def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = [batch.column(f.name) for f in schema]
+    columns = [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema, size: int, file: Location) -> Iterator[Part]:
+    """Cut and join batches to the wanted size; the last one of a file is what remains."""
+    first_row = 1
+    for batch in _resized(batches, size):
+        part = Part(_conformed(batch, schema), file, first_row)
+        first_row += part.batch.num_rows
+        yield part
+
+
+def _resized(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        offset = 0
+        while offset < batch.num_rows:
+            piece = batch.slice(offset, size - count)
+            offset += piece.num_rows
+            count += piece.num_rows
+            held.append(piece)
+            if count == size:
+                yield _joined(held)
+                held, count = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+@dataclass(frozen=True)
+class _ParquetTable:
+    files: Sequence[Location]
+    schema: pa.Schema
+    rows: int | None
+
+    @classmethod
+    def of(cls, files: Sequence[Location]) -> Table:
+        rows = 0
+
+        def schema_of(file: Location) -> pa.Schema:
+            nonlocal rows
+            with cls._open(file) as opened:
+                rows += opened.metadata.num_rows
+                return opened.schema_arrow
+
+        schema = _one_schema(files, schema_of)
+        return cls(files, schema, rows)
+
+    @staticmethod
+    @contextmanager
+    def _open(file: Location) -> Generator[Any, None, None]:
+        from pyarrow import parquet
+
+        with _reading(file), file.open_input(random_access=True) as handle:
+            yield parquet.ParquetFile(handle, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
+
+    def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:  # noqa: ARG002 - the files have types
+        return self
+
+    def parts(self, columns: Sequence[str], batch_size: int) -> Generator[Part, None, None]:
+        import pyarrow as pa
+
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        for file in self.files:
+            with self._open(file) as opened:
+                batches = opened.iter_batches(batch_size, columns=list(columns))
+                yield from _numbered(batches, schema, batch_size, file)
+
+
+@dataclass(frozen=True)
+class _CsvTable:
+    """Columns are text until ``typed``; what the model does not take stays text, so nothing is guessed or lost."""
+
+    files: Sequence[Location]
+    schema: pa.Schema
+    headers: Mapping[str, Sequence[str]]
+    rows: int | None = None
+
+    @classmethod
+    def of(cls, files: Sequence[Location]) -> Table:
+        import pyarrow as pa
+
+        headers: dict[str, Sequence[str]] = {}
+
+        def schema_of(file: Location) -> pa.Schema:
+            names = headers[file.path] = _first_rows(file).names
+            return pa.schema([(name, pa.string()) for name in names])
+
+        schema = _one_schema(files, schema_of)
+        return cls(files, schema, headers)
+
+    def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:
+        import pyarrow as pa
+
+        if types is None:
+            first = _first_rows(self.files[0])
+            types = dict(zip(first.names, first.types, strict=True))
+        # Lists and the like have no form in CSV; as text they will not fit the signature, which then says so.
+        flat = {name: wanted for name, wanted in types.items() if wanted and not pa.types.is_nested(wanted)}
+        return replace(self, schema=pa.schema([(name, flat.get(name, pa.string())) for name in self.schema.names]))
+
+    def parts(self, columns: Sequence[str], batch_size: int) -> Generator[Part, None, None]:
+        import pyarrow as pa
+
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        for file in self.files:
+            with _reading(file, self.headers[file.path]), _open_csv(file, schema) as batches:
+                yield from _numbered(batches, schema, batch_size, file)
+
+
+def _first_rows(file: Location) -> pa.Schema:
+    """Return header and likely types of a CSV file."""
+    with _reading(file), _open_csv(file) as reader:
+        return reader.schema
+
+
+@contextmanager
+def _open_csv(file: Location, schema: pa.Schema | None = None) -> Generator[Any, None, None]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    convert = csv.ConvertOptions()
+    if schema is not None:
+        convert.column_types = schema
+        convert.include_columns = schema.names
+    codec = next((name for ending, name in _CODECS.items() if file.name.lower().endswith(ending)), None)
+    with file.open_input(random_access=False) as handle:
+        stream = pa.CompressedInputStream(handle, codec) if codec else handle
+        # One thread: errors then tell the row, and reading runs beside the prediction anyway.
+        read = csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK)
+        with csv.open_csv(
+            stream, read_options=read, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=convert
+        ) as reader:
+            yield reader

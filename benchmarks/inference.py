@@ -1,0 +1,187 @@
+"""Batch inference: rows per second and peak memory of the operator's engine.
+
+Speed: from Parquet file to Parquet file through the engine, against ``pyfunc.load_model(...).predict`` alone on one
+DataFrame that is in memory already. The goal stands for a random forest, where predicting is the work; for a linear
+model the ratio shows what reading and writing cost. Beside it: the engine against the same work by hand (read, predict
+and write one DataFrame). Model loading is on neither side; the best of several alternating runs counts.
+
+Memory: the peak of a fresh process that scores N rows, and of one that scores 10 N.
+
+    python benchmarks/inference.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+COLUMNS = [f"x{i}" for i in range(20)]
+SPEED_GOAL, MEMORY_GOAL = 0.9, 1.2
+
+
+def write_input(path: Path, rows: int, chunk: int = 100_000) -> Path:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    random = np.random.default_rng(0)
+    schema = pa.schema([(name, pa.float64()) for name in COLUMNS])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, chunk):
+            count = min(chunk, rows - start)
+            writer.write_table(pa.table([random.normal(size=count) for _ in COLUMNS], schema=schema))
+    return path
+
+
+def save_models(folder: Path) -> dict[str, Path]:
+    import mlflow.sklearn
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import infer_signature
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+
+    known = pd.DataFrame(np.random.default_rng(1).normal(size=(20_000, len(COLUMNS))), columns=COLUMNS)
+    target = known["x0"] * known["x1"] + np.sin(known["x2"]) + known[COLUMNS[3:]].sum(axis=1)
+    models = {
+        "random forest": RandomForestRegressor(100, min_samples_leaf=20, n_jobs=-1, random_state=0),
+        "linear model": LinearRegression(),
+    }
+    for name, model in models.items():
+        model.fit(known, target)
+        if "n_jobs" in model.get_params():
+            model.set_params(n_jobs=1)
+        mlflow.sklearn.save_model(
+            model,
+            folder / name,
+            signature=infer_signature(known, target),
+            serialization_format="cloudpickle",
+            pip_requirements=["scikit-learn"],
+        )
+    return {name: folder / name for name in models}
+
+
+def score_with_engine(model: Any, folder: Path, source: Path, output: Path) -> int:
+    """Do what the operator does once the model's files are there."""
+    from airflow_uc_models.engines import InferenceJob
+    from airflow_uc_models.engines.local import plan_of, score
+    from airflow_uc_models.engines.paths import Location
+    from airflow_uc_models.engines.tables import open_table
+    from airflow_uc_models.hooks.artifacts import read_mlmodel
+
+    job = InferenceJob(input=str(source), output=str(output))
+    return score(model, plan_of(job, open_table(Location.parse(job.input)), read_mlmodel(folder), folder.name))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def compare_speed(name: str, folder: Path, source: Path, rows: int, repeats: int) -> float:
+    import pandas as pd
+
+    from airflow_uc_models.hooks.artifacts import load_pyfunc
+
+    model, frame, output = load_pyfunc(folder), pd.read_parquet(source), source.with_name("out.parquet")
+
+    def by_hand() -> None:
+        given = pd.read_parquet(source)
+        given.assign(prediction=model.predict(given)).to_parquet(source.with_name("hand.parquet"))
+
+    ways: dict[str, Callable[[], Any]] = {
+        "predict": lambda: model.predict(frame),
+        "engine": lambda: score_with_engine(model, folder, source, output),
+        "by hand": by_hand,
+    }
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(repeats):
+        for way, work in ways.items():
+            best[way] = min(best[way], seconds(work))
+    rate = {way: rows / taken for way, taken in best.items()}
+    print(
+        f"{name}, {rows:,} rows x {len(COLUMNS)} columns: engine {rate['engine']:,.0f} rows/s, "
+        f"predict alone {rate['predict']:,.0f}, read + predict + write by hand {rate['by hand']:,.0f}"
+    )
+    ratio = rate["engine"] / rate["predict"]
+    print(
+        f"  ratio to predict alone: {ratio:.2f}; ratio to the same work by hand: {rate['engine'] / rate['by hand']:.2f}"
+    )
+    return ratio
+
+
+def peak_mb() -> float:
+    """Return this process's peak. Not ru_maxrss: that starts with the peak of the process that forked this one."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def measure_memory(folder: Path, source: Path) -> tuple[float, float]:
+    """Return peak and what it is without scoring, in MB, of a process of its own."""
+    command = [sys.executable, __file__, "--memory-of", str(folder), str(source)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    before, peak = done.stdout.split()[-2:]
+    return float(peak), float(before)
+
+
+def memory_of(folder: Path, source: Path) -> None:
+    from airflow_uc_models.hooks.artifacts import load_pyfunc
+
+    model = load_pyfunc(folder)
+    before = peak_mb()
+    score_with_engine(model, folder, source, source.with_name("out.parquet"))
+    print(before, peak_mb())
+
+
+def compare_memory(folder: Path, work: Path, rows: int) -> float:
+    few, base = measure_memory(folder, write_input(work / "few.parquet", rows))
+    many, _ = measure_memory(folder, write_input(work / "many.parquet", 10 * rows))
+    raw = 10 * rows * len(COLUMNS) * 8 / 1e6
+    print(f"peak memory: {few:.0f} MB for {rows:,} rows, {many:.0f} MB for {10 * rows:,} ({raw:,.0f} MB of numbers)")
+    above = f"{few - base:.0f} and {many - base:.0f} MB above the {base:.0f} MB before the first row"
+    print(f"  ratio: {many / few:.2f} ({above})")
+    return many / few
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="rows for the random forest; the linear model gets 5x"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-of", nargs=2, type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    if arguments.memory_of:
+        memory_of(*arguments.memory_of)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="inference-") as temporary:
+        work = Path(temporary)
+        models = save_models(work)
+        memory = compare_memory(models["linear model"], work, 2 * arguments.rows)
+        speed = []
+        for name, factor in (("random forest", 1), ("linear model", 5)):
+            rows = arguments.rows * factor
+            speed.append(
+                compare_speed(name, models[name], write_input(work / "in.parquet", rows), rows, arguments.repeats)
+            )
+    met = speed[0] >= SPEED_GOAL and memory <= MEMORY_GOAL
+    print(
+        f"{'met' if met else 'MISSED'}: speed ratio {speed[0]:.2f} (random forest; goal at least {SPEED_GOAL}), "
+        f"memory ratio {memory:.2f} (goal at most {MEMORY_GOAL})"
+    )
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
