@@ -1,0 +1,133 @@
+"""``python -m scripts.demo --home DIR [--ui]``; see ``make demo`` and ``make ui``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from scripts.demo.errors import DemoError, Stopped
+from scripts.demo.home import Home
+from scripts.demo.report import Report
+from scripts.demo.settings import USER, Ports, forget_callers_settings
+from scripts.demo.stack import Stack
+from scripts.demo.story import DAG_IDS, SENSOR_DAG, Story, write_summary
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> int:
+    """Run the demo, or leave its servers running; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True, help="folder for everything the demo makes")
+    parser.add_argument("--ui", action="store_true", help="leave Airflow and MLflow running until Ctrl-C")
+    arguments = parser.parse_args()
+
+    forget_callers_settings(os.environ)
+    report, home = Report(), Home(arguments.home)
+    try:
+        with home.locked():
+            (_ui if arguments.ui else _demo)(home, report)
+    except DemoError as error:
+        report.say(f"\n{error}\n\nThe demo failed. Logs are in {home.logs}.", "red")
+        return 1
+    except Stopped as stopped:
+        if arguments.ui:
+            return 0
+        report.say("Stopped before the end.", "yellow")
+        return 128 + stopped.signal_number
+    return 0
+
+
+def _demo(home: Home, report: Report) -> None:
+    # Nobody goes on from an interrupted demo, so its tasks need not be waited for.
+    with _running(home, report, Ports.free(), fresh=True, grace_if_interrupted=3.0) as stack:
+        story = Story(stack, report)
+        try:
+            story.play()
+        finally:
+            write_summary(home.summary, story.summary())
+    report.table(story.runs)
+    report.say(f"While this went on, the Dag {SENSOR_DAG} caught version(s) {_list(story.sensed_versions)} in dev.")
+    report.say(f"All as told, in {report.elapsed():.0f} s. The same as JSON: {home.summary}")
+    is_default = home.root == Path(".demo").resolve()
+    report.say(f"To look around in Airflow and MLflow: make ui{'' if is_default else f' DEMO_HOME={home.root}'}")
+
+
+def _ui(home: Home, report: Report) -> None:
+    ports = Ports.free(mlflow=[5000], airflow=[8080])
+    with _running(home, report, ports, fresh=not home.is_complete()) as stack:
+        report.heading("Ready")
+        report.say(f"  Airflow   {stack.airflow_url}   user: {USER}   password: {stack.password}")
+        report.say(f"  MLflow    {stack.mlflow_url}   no sign-in")
+        report.say(f"  Folder    {home.root}")
+        report.say("\nStart example_train_validate_promote_infer in Airflow to train a model. Ctrl-C stops everything.")
+        while True:
+            stack.processes.check()
+            time.sleep(1)
+
+
+@contextmanager
+def _running(
+    home: Home, report: Report, ports: Ports, *, fresh: bool, grace_if_interrupted: float = 15.0
+) -> Iterator[Stack]:
+    """Start the servers, and stop them whatever happens inside."""
+    stack, grace = Stack(home, ports), 15.0
+    with _signals_raise() as ignore_signals:
+        try:
+            report.heading(f"Starting MLflow and Airflow in {home.root}; both listen on this machine only")
+            if leftovers := stack.processes.stop_leftovers():
+                report.say(f"  Stopped {leftovers} process(es) that an earlier demo left here.")
+            home.prepare(fresh=fresh)
+            began = time.monotonic()
+            with report.waiting("starting") as status:
+                stack.start(status.update)
+                stack.await_dags(DAG_IDS)
+            home.mark_complete()
+            report.done("MLflow and Airflow", time.monotonic() - began, f"{stack.mlflow_url}  {stack.airflow_url}")
+            yield stack
+        except Stopped:
+            grace = grace_if_interrupted
+            raise
+        finally:
+            ignore_signals()
+            report.say("\nStopping MLflow and Airflow ...", "dim")
+            stack.stop(grace)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[Callable[[], None]]:
+    """Turn the first signal into Stopped; later ones must not disturb the stopping."""
+    ignored = False
+
+    def ignore() -> None:
+        nonlocal ignored
+        ignored = True
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if not ignored:
+            ignore()
+            raise Stopped(number)
+
+    # Under nohup the end of a terminal is no reason to stop.
+    heard = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield ignore
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _list(versions: list[int]) -> str:
+    return ", ".join(map(str, versions)) or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

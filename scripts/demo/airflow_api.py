@@ -1,0 +1,97 @@
+"""What the demo asks of Airflow's REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from scripts.demo.errors import DemoError
+
+
+class AirflowApi:
+    """A signed-in client of one Airflow.
+
+    :param url: address of the API server
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+
+    def sign_in(self, user: str, password: str) -> None:
+        """Get a token for the calls that follow."""
+        token = self._answer("POST", "/auth/token", json={"username": user, "password": password})["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def close(self) -> None:
+        """Close connections."""
+        self._client.close()
+
+    def dag_ids(self) -> set[str]:
+        """Return the Dags that Airflow has loaded."""
+        return {dag["dag_id"] for dag in self._answer("GET", "/api/v2/dags")["dags"]}
+
+    def import_errors(self) -> list[str]:
+        """Return the errors of Dag files that could not be loaded."""
+        return [e["stack_trace"] for e in self._answer("GET", "/api/v2/importErrors")["import_errors"]]
+
+    def trigger(self, dag_id: str, run_id: str, params: dict[str, Any]) -> None:
+        """Start a run of a Dag."""
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": params}
+        self._answer("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Return the state of a run."""
+        return str(self._answer("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def run_ids(self, dag_id: str) -> list[str]:
+        """Return the runs of a Dag, newest first."""
+        query = {"order_by": "-run_after", "limit": 20}
+        return [
+            r["dag_run_id"] for r in self._answer("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query)["dag_runs"]
+        ]
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the task instances of a run."""
+        found: list[dict[str, Any]] = self._answer("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")[
+            "task_instances"
+        ]
+        return found
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
+        """Return what a task left under a key; None if it left nothing."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        try:
+            return self._answer("GET", path, params={"deserialize": False, "stringify": False})["value"]
+        except _NotFoundError:
+            return None
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
+        """Return a task's log, a line per event and per line of a traceback."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        answer = self._answer("GET", path, params={"full_content": True}, headers={"Accept": "application/json"})
+        return [line for event in answer["content"] for line in _lines(event)]
+
+    def _answer(self, method: str, path: str, **request: Any) -> Any:
+        try:
+            answer = self._client.request(method, path, **request)
+        except httpx.HTTPError as error:
+            raise DemoError(f"Airflow did not answer {method} {path}: {error!r}") from error
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise _NotFoundError(f"Airflow has no {path}")
+        if answer.is_error:
+            raise DemoError(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:500]}")
+        return answer.json()
+
+
+class _NotFoundError(DemoError):
+    """There is no such thing."""
+
+
+def _lines(event: dict[str, Any] | str) -> list[str]:
+    if isinstance(event, str):
+        return event.splitlines()
+    lines = str(event.get("event", "")).splitlines()
+    for error in event.get("error_detail") or []:
+        lines.append(f"{error.get('exc_type')}: {error.get('exc_value')}")
+    return lines

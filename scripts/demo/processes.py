@@ -1,0 +1,137 @@
+"""Processes of the demo: each started in a session of its own, known again after a crash, stopped without rest.
+
+Two things tell that a process is ours: the mark in its environment, or, where it has overwritten that with a title
+(many Airflow processes do), a session that we started together with a working directory in our folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from scripts.demo.errors import DemoError
+
+MARK = "UC_MODELS_DEMO_HOME"
+
+
+class Processes:
+    """What runs for one demo folder.
+
+    :param home: the folder; every process and all that it starts carry it in their environment
+    :param logs: where each one's output goes
+    """
+
+    def __init__(self, home: Path, logs: Path) -> None:
+        self.home = str(home)
+        self.logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._record = home / "sessions.json"
+        self._sessions: set[int] = set(json.loads(self._record.read_text())) if self._record.exists() else set()
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start a process that must run until it is stopped."""
+        with self.log_of(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**environment, MARK: self.home},
+                cwd=self.home,
+                start_new_session=True,
+            )
+        self._sessions.add(self._running[name].pid)
+        self._record.write_text(json.dumps(sorted(self._sessions)))
+        return self._running[name]
+
+    def run(self, name: str, command: Sequence[str], environment: Mapping[str, str], timeout: float) -> None:
+        """Run a process to its end; DemoError if it fails."""
+        process = self.start(name, command, environment)
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise DemoError(f"{name} did not end within {timeout:.0f} s.\n{self.tail(name)}") from None
+        del self._running[name]
+        if status:
+            raise DemoError(f"{name} failed with status {status}.\n{self.tail(name)}")
+
+    def check(self) -> None:
+        """Raise DemoError if one has ended on its own."""
+        for name, process in self._running.items():
+            if (status := process.poll()) is not None:
+                raise DemoError(f"{name} ended with status {status}.\n{self.tail(name)}")
+
+    def log_of(self, name: str) -> Path:
+        """Return the file that holds a process's output."""
+        return self.logs / f"{name}.log"
+
+    def tail(self, name: str, lines: int = 25) -> str:
+        """Return the end of a process's output."""
+        path = self.log_of(name)
+        text = path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
+        return "\n".join([f"The end of {path}:", *(f"  {line}" for line in text)])
+
+    def stop(self, grace: float) -> None:
+        """Stop all, politely first, and leave none behind, also none that an earlier demo in this folder left."""
+        for process in self._running.values():
+            process.terminate()  # the first of each session; it knows how to stop its own children
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and self._living():
+            time.sleep(0.05)
+        self._kill_leftovers()
+        for process in self._running.values():
+            process.wait()
+        self._forget()
+
+    def stop_leftovers(self) -> int:
+        """Stop what a killed demo left running in this folder and return how many processes that were."""
+        leftovers = self._ours()
+        for process in leftovers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        psutil.wait_procs(leftovers, timeout=10)
+        self._kill_leftovers()
+        self._forget()
+        return len(leftovers)
+
+    def _forget(self) -> None:
+        self._running.clear()
+        self._sessions.clear()
+        self._record.unlink(missing_ok=True)
+
+    def _living(self) -> list[psutil.Process]:
+        for process in self._running.values():
+            process.poll()  # reaps it
+        return self._ours()
+
+    def _kill_leftovers(self) -> None:
+        for _ in range(50):
+            leftovers = self._ours()
+            if not leftovers:
+                return
+            for process in leftovers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(leftovers, timeout=2)
+        raise DemoError(f"These processes cannot be stopped: {', '.join(str(p.pid) for p in leftovers)}")
+
+    def _ours(self) -> list[psutil.Process]:
+        """Return the processes that are surely ours: nobody else's are ever touched."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if os.getsid(process.pid) in self._sessions and process.cwd() == self.home:
+                return True
+            return process.environ().get(MARK) == self.home
+        except (psutil.Error, OSError):
+            return False  # gone, or somebody else's

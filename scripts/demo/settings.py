@@ -1,0 +1,133 @@
+"""How the demo's Airflow and MLflow are set up: nothing of the caller's own set-up reaches them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import random
+import socket
+import sys
+from collections.abc import Iterable, MutableMapping
+from configparser import RawConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.demo.errors import DemoError
+from scripts.demo.home import Home, write_private
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+CONN_ID = "mlflow_default"
+USER = "admin"
+_FOREIGN = ("AIRFLOW", "_AIRFLOW", "MLFLOW", "_MLFLOW", "DATABRICKS", "PYTHONPATH", "PYTHONHOME", "GUNICORN", "UVICORN")
+_LOOPBACK = "127.0.0.1,localhost"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports: of the MLflow server, and of Airflow's API server and its two log servers."""
+
+    mlflow: int
+    airflow: int
+    worker_logs: int
+    trigger_logs: int
+
+    @classmethod
+    def free(cls, *, mlflow: Iterable[int] = (), airflow: Iterable[int] = ()) -> Ports:
+        """Choose free ports, these if they are free."""
+        taken: set[int] = set()
+        return cls(_free(taken, mlflow), _free(taken, airflow), _free(taken), _free(taken))
+
+
+def _free(taken: set[int], preferred: Iterable[int] = ()) -> int:
+    # Below the ranges from which systems draw ports for outgoing connections: none of those can slip in before the
+    # server that gets this port has bound it.
+    for port in (*preferred, *random.sample(range(20_000, 32_000), 200)):
+        if port not in taken and _is_free(port):
+            taken.add(port)
+            return port
+    raise DemoError("No free port was found between 20000 and 32000.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def forget_callers_settings(environment: MutableMapping[str, str]) -> None:
+    """Remove settings of other Airflows, MLflows and workspaces, and keep proxies away from loopback addresses."""
+    for name in [name for name in environment if name.startswith(_FOREIGN)]:
+        del environment[name]
+    for name in ("NO_PROXY", "no_proxy"):
+        environment[name] = ",".join(filter(None, (environment.get(name), _LOOPBACK)))
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+    environment.update({"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "PYTHONUNBUFFERED": "1"})
+
+
+def airflow_environment(home: Home, ports: Ports) -> dict[str, str]:
+    """Return the variables that make a command talk to the demo's Airflow."""
+    connection = {"conn_type": "mlflow", "host": f"http://127.0.0.1:{ports.mlflow}"}
+    return {
+        "AIRFLOW_HOME": str(home.airflow),
+        f"AIRFLOW_CONN_{CONN_ID.upper()}": json.dumps(connection),
+        # Airflow shows all that mlflow logs as errors, because it comes by way of stderr.
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }
+
+
+def write_airflow_config(home: Home, ports: Ports) -> None:
+    """Write airflow.cfg and the password of the one user."""
+    address = f"http://127.0.0.1:{ports.airflow}"
+    passwords = home.airflow / "passwords.json"
+    write_private(passwords, json.dumps({USER: home.secret("password")[:16]}))
+    options: dict[str, dict[str, object]] = {
+        "core": {
+            "dags_folder": DAGS,
+            "load_examples": False,
+            # All three Dags shall run when they are asked to; the sensor's listens from the start.
+            "dags_are_paused_at_creation": False,
+            "executor": "LocalExecutor",
+            "parallelism": 4,
+            "fernet_key": _fernet_key(home.secret("fernet")),
+            "execution_api_server_url": f"{address}/execution/",
+            "simple_auth_manager_users": f"{USER}:admin",
+            "simple_auth_manager_passwords_file": passwords,
+        },
+        "database": {"sql_alchemy_conn": f"sqlite:///{home.airflow}/airflow.db"},
+        "api": {
+            "host": "127.0.0.1",
+            "port": ports.airflow,
+            "base_url": address,
+            "workers": 1,
+            "secret_key": home.secret("api"),
+        },
+        "api_auth": {"jwt_secret": home.secret("jwt")},
+        "logging": {
+            "base_log_folder": home.airflow / "logs",
+            "worker_log_server_port": ports.worker_logs,
+            "trigger_log_server_port": ports.trigger_logs,
+        },
+        # One user on one machine: look for work more often than a big installation would.
+        "scheduler": {"scheduler_idle_sleep_time": 0.2},
+        "dag_processor": {
+            "dag_bundle_storage_path": home.airflow / "bundles",
+            "parsing_processes": 1,
+            "refresh_interval": 30,
+        },
+        "usage_data_collection": {"enabled": False},
+    }
+    config = RawConfigParser()
+    config.read_dict({name: {k: str(v).replace("%", "%%") for k, v in s.items()} for name, s in options.items()})
+    with (home.airflow / "airflow.cfg").open("w") as file:
+        os.fchmod(file.fileno(), 0o600)
+        config.write(file)
+
+
+def _fernet_key(secret: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest()).decode()

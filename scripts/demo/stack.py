@@ -1,0 +1,105 @@
+"""Starts the MLflow server and Airflow, waits until both are healthy, stops both."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import httpx
+
+from scripts.demo.airflow_api import AirflowApi
+from scripts.demo.errors import DemoError
+from scripts.demo.home import Home
+from scripts.demo.processes import Processes
+from scripts.demo.settings import USER, Ports, airflow_environment, write_airflow_config
+
+_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+_START_TIMEOUT = 240.0
+
+
+class Stack:
+    """A running MLflow server and a running Airflow in one folder.
+
+    :param home: the folder
+    :param ports: where they listen
+    """
+
+    def __init__(self, home: Home, ports: Ports) -> None:
+        self.home = home
+        self.ports = ports
+        self.processes = Processes(home.root, home.logs)
+        self.mlflow_url = f"http://127.0.0.1:{ports.mlflow}"
+        self.airflow_url = f"http://127.0.0.1:{ports.airflow}"
+        self.password = ""
+        self.api = AirflowApi(self.airflow_url)
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start both and return when they are healthy and the Dags are loaded.
+
+        :param say: told what is being waited for
+        """
+        write_airflow_config(self.home, self.ports)
+        self.password = self.home.secret("password")[:16]
+        self._start_mlflow()
+        say("making Airflow's database")
+        environment = self.environment()
+        airflow = [sys.executable, "-m", "airflow"]
+        self.processes.run("airflow-migrate", [*airflow, "db", "migrate"], environment, _START_TIMEOUT)
+        for component in _COMPONENTS:
+            self.processes.start(f"airflow-{component}", [*airflow, component], environment)
+        say("waiting for the MLflow server")
+        self._await(lambda: _get(f"{self.mlflow_url}/health") is not None, "the MLflow server")
+        say("waiting for Airflow")
+        self._await(self._airflow_is_healthy, "Airflow")
+        self.api.sign_in(USER, self.password)
+
+    def await_dags(self, dag_ids: set[str]) -> None:
+        """Return when Airflow has loaded these Dags; DemoError if their files cannot be imported."""
+
+        def loaded() -> bool:
+            if errors := self.api.import_errors():
+                raise DemoError("\n".join(["Airflow cannot import the example Dags:", *errors]))
+            return dag_ids <= self.api.dag_ids()
+
+        self._await(loaded, "the Dags")
+
+    def _start_mlflow(self) -> None:
+        # Clients write artifacts to the folder themselves, so they stay loadable through the database alone when the
+        # server is gone; with --serve-artifacts their addresses would need a server.
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.ports.mlflow)]
+        command += ["--workers", "1", "--backend-store-uri", self.home.tracking_uri]
+        command += ["--no-serve-artifacts", "--default-artifact-root", (self.home.mlflow / "artifacts").as_uri()]
+        self.processes.start("mlflow", command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of Airflow's commands."""
+        return {**os.environ, **airflow_environment(self.home, self.ports)}
+
+    def _airflow_is_healthy(self) -> bool:
+        health = _get(f"{self.airflow_url}/api/v2/monitor/health")
+        return health is not None and all(part.get("status") == "healthy" for part in health.values())
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not condition():
+            self.processes.check()
+            if time.monotonic() > deadline:
+                raise DemoError(f"{what} did not get ready within {_START_TIMEOUT:.0f} s; see {self.home.logs}.")
+            time.sleep(0.2)
+
+    def stop(self, grace: float) -> None:
+        """Stop everything."""
+        self.api.close()
+        self.processes.stop(grace)
+
+
+def _get(url: str) -> dict[str, dict[str, str]] | None:
+    try:
+        answer = httpx.get(url, timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    if answer.status_code != httpx.codes.OK:
+        return None
+    return answer.json() if "json" in answer.headers.get("content-type", "") else {}
