@@ -8,12 +8,14 @@ under ``airflow_encoded_alias_history_<alias>`` with ``_`` written as ``__`` and
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from airflow_uc_models.exceptions import InvalidArgumentError
 
 MAX_VALUE = 1_000  # characters of a tag value in Unity Catalog
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _MAX_KEY = 250  # the smaller of MLflow's 250 and Unity Catalog's 255
 
 
@@ -37,7 +39,7 @@ class AliasHistory:
     @classmethod
     def parse(cls, value: str | None) -> AliasHistory:
         """Read the tag's value; words that are no versions (somebody edited it) are left out."""
-        return cls(tuple(int(word) for word in (value or "").split() if word.isascii() and word.isdigit()))
+        return cls(tuple(int(word) for word in (value or "").split() if _VERSION.fullmatch(word)))
 
     def format(self, max_length: int = MAX_VALUE) -> str:
         """Return the tag's value, giving up the oldest versions where it would grow too long."""

@@ -104,7 +104,8 @@ def parse_version(value: int | str) -> int:
     hint = ""
     if isinstance(value, str) and value.strip().lower() in {"latest", "production", "staging", "archived"}:
         hint = " Stages and 'latest' are not versions in Unity Catalog: use an alias."
-    raise InvalidNameError(f"A model version is a whole number from 1, not {value!r}.{hint}")
+    said = "one of more than 18 digits" if isinstance(value, int) and abs(value) >= 10**18 else f"{value!r:.80}"
+    raise InvalidNameError(f"A model version is a whole number from 1, not {said}.{hint}")
 
 
 def parse_alias(value: str) -> str:

@@ -33,6 +33,11 @@ MLFLOW_CONN_FIELDS: dict[str, Any] = {
 }
 
 
+OPERATORS = ("alias", "inference", "model_version", "registered_model", "tag", "validation")
+SENSORS = ("model_version",)
+TRIGGERS = ("condition",)
+
+
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata in the form of ``airflow/provider_info.schema.json``."""
     return {
@@ -52,33 +57,10 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             },
         ],
-        "hooks": [
-            {
-                "integration-name": "Models in Unity Catalog",
-                "python-modules": ["airflow_uc_models.hooks.model_registry"],
-            }
-        ],
-        "operators": [
-            {
-                "integration-name": "Models in Unity Catalog",
-                "python-modules": [
-                    f"airflow_uc_models.operators.{noun}"
-                    for noun in ("alias", "inference", "model_version", "registered_model", "tag", "validation")
-                ],
-            }
-        ],
-        "sensors": [
-            {
-                "integration-name": "Models in Unity Catalog",
-                "python-modules": ["airflow_uc_models.sensors.model_version"],
-            }
-        ],
-        "triggers": [
-            {
-                "integration-name": "Models in Unity Catalog",
-                "python-modules": ["airflow_uc_models.triggers.condition"],
-            }
-        ],
+        "hooks": _modules("hooks", "model_registry"),
+        "operators": _modules("operators", *OPERATORS),
+        "sensors": _modules("sensors", *SENSORS),
+        "triggers": _modules("triggers", *TRIGGERS),
         "connection-types": [
             {
                 "connection-type": "mlflow",
@@ -90,3 +72,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": ["airflow_uc_models.links.ModelVersionLink"],
     }
+
+
+def _modules(package: str, *nouns: str) -> list[dict[str, Any]]:
+    modules = [f"airflow_uc_models.{package}.{noun}" for noun in nouns]
+    return [{"integration-name": "Models in Unity Catalog", "python-modules": modules}]

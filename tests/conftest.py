@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 # Airflow reads its configuration at the first import, so this comes before anything that imports it.
 _HOME = Path(tempfile.mkdtemp(prefix="uc-models-airflow-"))

@@ -18,6 +18,7 @@ from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+_YEAR = 365 * 24 * 3600.0
 _TRUE, _FALSE = {"true", "1", "yes", ""}, {"false", "0", "no"}
 
 
@@ -74,7 +75,7 @@ def _mlflow(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
         base_url=base_url,
         auth=mlflow_auth(connection, extra),
         verify=_verify(connection.conn_id, extra, base_url),
-        timeout=_seconds(connection.conn_id, extra, "timeout", 30.0),
+        timeout=_seconds(connection.conn_id, extra, "timeout", 30.0, least=0.001),
         max_retry_seconds=_seconds(connection.conn_id, extra, "max_retry_seconds", 60.0),
         label=registry.capabilities.label,
         hint=f"Is the server running, and are host and port of connection {connection.conn_id!r} right?",
@@ -122,10 +123,15 @@ def _verify(conn_id: str, extra: Mapping[str, Any], base_url: str) -> ssl.SSLCon
         raise ConnectionConfigError(
             f"Connection {conn_id!r}: 'verify' is {text!r}, which is neither true, false nor a readable CA bundle."
         )
-    return ssl.create_default_context(cafile=text)
+    try:
+        return ssl.create_default_context(cafile=text)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConnectionConfigError(
+            f"Connection {conn_id!r}: 'verify' is {text!r}, which holds no certificates: {error}."
+        ) from None
 
 
-def _seconds(conn_id: str, extra: Mapping[str, Any], key: str, default: float) -> float:
+def _seconds(conn_id: str, extra: Mapping[str, Any], key: str, default: float, least: float = 0) -> float:
     value = extra.get(key)
     if value in (None, ""):
         return default
@@ -133,7 +139,7 @@ def _seconds(conn_id: str, extra: Mapping[str, Any], key: str, default: float) -
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = -1.0
-    if seconds < 0:
+    if not least <= seconds < _YEAR:
         raise ConnectionConfigError(
             f"Connection {conn_id!r}: extra {key!r} must be a number of seconds, not {value!r}."
         )

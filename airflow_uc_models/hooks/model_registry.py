@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 from airflow.sdk import BaseHook
 
+from airflow_uc_models.compat import get_connection_async
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.endpoint import Endpoint, endpoint_of
 from airflow_uc_models.registry.base import Registry
@@ -46,11 +47,8 @@ class ModelRegistryHook(BaseHook):
 
     async def aendpoint(self) -> Endpoint:
         """Return the same without blocking the event loop."""
-        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-
         if self._endpoint is None:
-            connection = await get_async_connection(self.registry_conn_id, hook=self)
-            self._endpoint = endpoint_of(connection, await get_async_extra_dejson(connection))
+            self._endpoint = endpoint_of(*await get_connection_async(self, self.registry_conn_id))
         return self._endpoint
 
     @property

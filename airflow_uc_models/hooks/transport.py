@@ -17,13 +17,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 import tenacity
 
-from airflow_uc_models.exceptions import RegistryUnavailableError, UnknownEffectError
+from airflow_uc_models.exceptions import ConnectionConfigError, RegistryUnavailableError, UnknownEffectError
 from airflow_uc_models.registry.answers import error_of
 from airflow_uc_models.registry.call import Call, Request, Response
 
@@ -61,6 +61,12 @@ class Transport:
     label: str = "registry"
     hint: str = ""
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            httpx.URL(self.base_url)
+        except httpx.InvalidURL as error:
+            raise ConnectionConfigError(f"{self.base_url!r} is no address: {error}. {self.hint}".rstrip()) from None
 
     def run(self, call: Call[T]) -> T:
         """Drive a call to its end and return what it returns."""
@@ -108,7 +114,7 @@ class Transport:
         return {
             "base_url": self.base_url,
             "auth": self.auth,
-            "verify": self.verify,
+            "verify": _default_trust() if self.verify is True else self.verify,
             "proxy": self.proxy,
             "timeout": httpx.Timeout(self.timeout, connect=min(10.0, self.timeout)),
             "headers": self.headers,
@@ -140,6 +146,12 @@ class Transport:
         message = f"Could not {request.action}: the {self.label} at {self.base_url} gave no answer ({_told(error)})"
         tail = " It may or may not have happened." if unknown else ""
         return error_class(f"{message}; gave up after {seconds:.0f} s.{tail} {self.hint}".rstrip())
+
+
+@cache
+def _default_trust() -> ssl.SSLContext:
+    """Return what ``verify=True`` means; reading it takes a tenth of a second, which no event loop should pay twice."""
+    return httpx.create_ssl_context()
 
 
 class _Step(Generic[T]):

@@ -77,7 +77,7 @@ class DeleteRegisteredModelTagsOperator(_ModelTagsOperator):
 
     Raises: missing model.
 
-    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: MANAGE.
+    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: EDIT.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)

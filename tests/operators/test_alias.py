@@ -62,8 +62,7 @@ def test_rollback_after_the_champion_version_was_deleted(dag_runner, champion, m
     client = make_versions(mlflow_server, model_name, 3)
     client.set_registered_model_tag(model_name, HISTORY, "1 2 3")
     client.set_registered_model_alias(model_name, "Champion", "3")
-    client.delete_model_version(model_name, "3")
-    assert aliases(client, model_name) == {}
+    client.delete_model_version(model_name, "3")  # newer servers delete the alias with it, older ones leave it
     result = dag_runner.run(lambda: RollbackRegisteredModelAliasOperator(task_id="back", **champion))
     assert result.xcom("back") == {"name": model_name, "alias": "Champion", "version": 2, "previous": 3}
 
