@@ -69,9 +69,14 @@ def connection(monkeypatch: pytest.MonkeyPatch, mlflow_server: MlflowServer) -> 
 
 
 @pytest.fixture
-def dag_runner(airflow_home: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> DagRunner:
+def dag_runner(
+    airflow_home: Path,
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> DagRunner:
     """Run operators through Airflow's own task runner."""
-    return DagRunner(request.node.name, capfd)
+    return DagRunner(request.node.name, capfd, caplog)
 
 
 @pytest.fixture

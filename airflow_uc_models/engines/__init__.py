@@ -24,7 +24,7 @@ class InferenceJob:
     :param input: where the rows are
     :param output: where rows and predictions go
     :param input_format: ``parquet`` or ``csv``; None tells it by the file names
-    :param batch_size: rows that are predicted at once
+    :param batch_size: rows that are predicted at once; None leaves it to the engine
     :param keep_columns: input columns that the output has, too; None for all
     :param signature_required: refuse a model without a signature
     :param key: the task key; marks what an unfinished try leaves behind, so that the next one finds it
@@ -33,7 +33,7 @@ class InferenceJob:
     input: str
     output: str
     input_format: str | None = None
-    batch_size: int = 65_536
+    batch_size: int | None = None
     keep_columns: tuple[str, ...] | None = None
     signature_required: bool = True
     key: str = "manual"

@@ -41,6 +41,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
+# A batch's size unless the job tells it: large enough for the cost of each call not to show, and a few of them small.
+_BATCH_BYTES = 24 << 20
+_BATCH_ROWS = (1_024, 262_144)
 
 
 class LocalEngine:
@@ -51,7 +54,7 @@ class LocalEngine:
 
     def check(self, job: InferenceJob) -> None:
         """Raise InvalidArgumentError for paths and numbers that cannot be meant."""
-        if job.batch_size < 1:
+        if job.batch_size is not None and job.batch_size < 1:
             raise InvalidArgumentError(f"batch_size must be at least 1, not {job.batch_size}.")
         if job.input_format not in (None, *FORMATS):
             raise InvalidArgumentError(f"input_format must be {' or '.join(FORMATS)}, not {job.input_format!r}.")
@@ -103,6 +106,14 @@ class Plan:
         """What is read of the input."""
         return list(dict.fromkeys([*self.kept, *self.features.types]))
 
+    @property
+    def batch_size(self) -> int:
+        """Rows that the model is given at once."""
+        if self.job.batch_size is not None:
+            return self.job.batch_size
+        fewest, most = _BATCH_ROWS
+        return max(fewest, min(most, int(_BATCH_BYTES / self.table.row_bytes(self.columns))))
+
 
 def plan_of(job: InferenceJob, table: Table, mlmodel: dict[str, Any], label: str) -> Plan:
     """Compare input and model; ModelContentError if they do not fit.
@@ -139,7 +150,7 @@ def score(model: Any, plan: Plan) -> int:
     """
     job, progress = plan.job, _Progress(plan.table.rows)
     with new_file(Location.parse(job.output), job.key) as file, _Sink.opened(file) as sink:
-        with closing(_ahead(plan.table.parts(plan.columns, job.batch_size))) as parts:
+        with closing(_ahead(plan.table.parts(plan.columns, plan.batch_size))) as parts:
             for part in parts:
                 sink.write(_scored(model, plan, part))
                 progress.add(part.batch.num_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 # Read per column and file at once; a row group is never held as a whole.
 _PARQUET_BUFFER = 1 << 20
 _CSV_BLOCK = 4 << 20
+# What a value of text or of a list is taken for where its file does not tell.
+_UNKNOWN_WIDTH = 32.0
+_PHYSICAL_WIDTHS = {"INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class Table(Protocol):
 
     def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:
         """Return the table with these column types, where its files have none; None takes them from the first rows."""
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """Return about how much memory one row of these columns takes."""
 
     def parts(self, columns: Sequence[str], batch_size: int) -> Generator[Part, None, None]:
         """Yield all rows of these columns, in order."""
@@ -160,6 +167,14 @@ def _resized(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Record
         yield _joined(held)
 
 
+def _width(kind: pa.DataType) -> float:
+    """Return the bytes of a value, as far as its type tells."""
+    try:
+        return float(kind.bit_width) / 8
+    except ValueError:
+        return _UNKNOWN_WIDTH
+
+
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     import pyarrow as pa
 
@@ -170,20 +185,23 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 class _ParquetTable:
     files: Sequence[Location]
     schema: pa.Schema
-    rows: int | None
+    rows: int
+    sizes: Mapping[str, int]
 
     @classmethod
     def of(cls, files: Sequence[Location]) -> Table:
         rows = 0
+        sizes: Counter[str] = Counter()
 
         def schema_of(file: Location) -> pa.Schema:
             nonlocal rows
             with cls._open(file) as opened:
                 rows += opened.metadata.num_rows
+                sizes.update(_column_sizes(opened))
                 return opened.schema_arrow
 
         schema = _one_schema(files, schema_of)
-        return cls(files, schema, rows)
+        return cls(files, schema, rows, sizes)
 
     @staticmethod
     @contextmanager
@@ -196,6 +214,10 @@ class _ParquetTable:
     def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:  # noqa: ARG002 - the files have types
         return self
 
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        stored = ((name, self.sizes.get(name, 0) / max(self.rows, 1)) for name in columns)
+        return sum(max(size, _width(self.schema.field(name).type)) for name, size in stored)
+
     def parts(self, columns: Sequence[str], batch_size: int) -> Generator[Part, None, None]:
         import pyarrow as pa
 
@@ -204,6 +226,21 @@ class _ParquetTable:
             with self._open(file) as opened:
                 batches = opened.iter_batches(batch_size, columns=list(columns))
                 yield from _numbered(batches, schema, batch_size, file)
+
+
+def _column_sizes(opened: Any) -> Counter[str]:
+    """Return about how much memory each column of an open Parquet file takes."""
+    sizes: Counter[str] = Counter()
+    names = set(opened.schema_arrow.names)
+    for number in range(opened.metadata.num_row_groups):
+        group = opened.metadata.row_group(number)
+        for index in range(group.num_columns):
+            leaf = group.column(index)
+            path = leaf.path_in_schema
+            # Repeated values are stored once, so the file can be much smaller than what it holds.
+            size = max(leaf.total_uncompressed_size, leaf.num_values * _PHYSICAL_WIDTHS.get(leaf.physical_type, 0))
+            sizes[path if path in names else path.partition(".")[0]] += size
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -237,6 +274,9 @@ class _CsvTable:
         # Lists and the like have no form in CSV; as text they will not fit the signature, which then says so.
         flat = {name: wanted for name, wanted in types.items() if wanted and not pa.types.is_nested(wanted)}
         return replace(self, schema=pa.schema([(name, flat.get(name, pa.string())) for name in self.schema.names]))
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        return sum(_width(self.schema.field(name).type) for name in columns)
 
     def parts(self, columns: Sequence[str], batch_size: int) -> Generator[Part, None, None]:
         import pyarrow as pa

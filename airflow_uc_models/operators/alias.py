@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_alias, parse_version
-from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.operators.base import ModelOperator
 from airflow_uc_models.registry.aliases import AliasMove, delete_alias, move_alias, rollback_alias
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 
-class _AliasOperator(ModelRegistryOperator):
+class _AliasOperator(ModelOperator):
     """An operator on one alias of one model."""
 
-    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "alias")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "alias")
 
-    def __init__(self, *, model_name: str, alias: str, **kwargs: Any) -> None:
+    def __init__(self, *, alias: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model_name = model_name
         self.alias = alias
 
     def report(self, context: Context, move: AliasMove) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
+from airflow_uc_models.names import ModelRef
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import task_key
@@ -81,3 +82,35 @@ class ModelRegistryOperator(BaseOperator):
     def is_retry(self, context: Context) -> bool:
         """Whether an earlier try of this task instance may have done the work already."""
         return context["ti"].try_number > 1
+
+
+class ModelOperator(ModelRegistryOperator):
+    """Base of operators on one registered model.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name")
+
+    def __init__(self, *, model_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+
+
+class ModelVersionOperator(ModelOperator):
+    """Base of operators on one version, named by its number or by an alias.
+
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "version", "alias")
+
+    def __init__(self, *, version: int | str | None = None, alias: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+        self.alias = alias
+
+    def reference(self) -> ModelRef:
+        """Return the version this operator is about."""
+        return ModelRef.of(self.model_name, version=self.version, alias=self.alias)

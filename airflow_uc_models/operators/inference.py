@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 
+_UNSET = (None, "", "None")  # also what a template may leave
+
+
 class BatchInferenceOperator(ModelRegistryOperator):
     """Score the rows of Parquet or CSV files with one model version and write them, with predictions, to Parquet.
 
@@ -47,7 +50,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         (str, templated as ``output_path``)
     :param engine: where to score: ``local`` is this task's process (str, templated)
     :param input_format: ``parquet`` or ``csv``, if the file names do not tell it (str, templated)
-    :param batch_size: rows that the model is given at once (int or str, templated; default 65,536)
+    :param batch_size: rows that the model is given at once (int or str, templated; default about 24 MB of them)
     :param keep_columns: input columns that the output has, too (list of str, templated; default all)
     :param signature_required: refuse a model that has no signature to compare the input with (bool; default True)
     """
@@ -72,7 +75,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         output: str,
         engine: str = "local",
         input_format: str | None = None,
-        batch_size: int | str = 65_536,
+        batch_size: int | str | None = None,
         keep_columns: Sequence[str] | None = None,
         signature_required: bool = True,
         **kwargs: Any,
@@ -122,18 +125,18 @@ class BatchInferenceOperator(ModelRegistryOperator):
         return InferenceJob(
             input=str(self.input_path),
             output=str(self.output_path),
-            input_format=str(self.input_format).lower() if self.input_format not in (None, "", "None") else None,
-            batch_size=_whole(self.batch_size),
+            input_format=None if self.input_format in _UNSET else str(self.input_format).lower(),
+            batch_size=None if self.batch_size in _UNSET else _whole(self.batch_size),
             keep_columns=_names(self.keep_columns),
             signature_required=self.signature_required,
             key=self.task_key(context, str(self.output_path)),
         )
 
 
-def _whole(value: int | str) -> int:
+def _whole(value: Any) -> int:
     try:
         return int(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InvalidArgumentError(f"batch_size must be a whole number, not {value!r}.") from None
 
 

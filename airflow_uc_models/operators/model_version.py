@@ -11,7 +11,7 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transfer import NewVersion, copy, register
 from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
-from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import resolve
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 
-class RegisterModelOperator(ModelRegistryOperator):
+class RegisterModelOperator(ModelOperator):
     """Make a new version out of a logged model; the registered model is created where it is missing.
 
     The source is checked first: it must exist, hold an MLmodel file and, unless told otherwise, have a signature. A
@@ -46,8 +46,7 @@ class RegisterModelOperator(ModelRegistryOperator):
     """
 
     template_fields: Sequence[str] = (
-        *ModelRegistryOperator.template_fields,
-        "model_name",
+        *ModelOperator.template_fields,
         "model_uri",
         "description",
         "tags",
@@ -57,7 +56,6 @@ class RegisterModelOperator(ModelRegistryOperator):
     def __init__(
         self,
         *,
-        model_name: str,
         model_uri: str,
         description: str | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -66,7 +64,6 @@ class RegisterModelOperator(ModelRegistryOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model_name = model_name
         self.model_uri = model_uri
         self.description = description
         self.tags = tags
@@ -169,25 +166,7 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         return ModelRef.parse(self.model_uri)
 
 
-class _VersionOperator(ModelRegistryOperator):
-    """An operator on one version, named by its number or by an alias."""
-
-    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "version", "alias")
-
-    def __init__(
-        self, *, model_name: str, version: int | str | None = None, alias: str | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model_name = model_name
-        self.version = version
-        self.alias = alias
-
-    def reference(self) -> ModelRef:
-        """Return the version this operator is about."""
-        return ModelRef.of(self.model_name, version=self.version, alias=self.alias)
-
-
-class GetModelVersionOperator(_VersionOperator):
+class GetModelVersionOperator(ModelVersionOperator):
     """Read a model version with its aliases and tags.
 
     XCom: the model version.
@@ -209,7 +188,7 @@ class GetModelVersionOperator(_VersionOperator):
         return version.to_xcom()
 
 
-class UpdateModelVersionOperator(_VersionOperator):
+class UpdateModelVersionOperator(ModelVersionOperator):
     """Replace the description of a model version.
 
     XCom: the model version.
@@ -225,7 +204,7 @@ class UpdateModelVersionOperator(_VersionOperator):
     :param description: the new description (str, templated)
     """
 
-    template_fields: Sequence[str] = (*_VersionOperator.template_fields, "description")
+    template_fields: Sequence[str] = (*ModelVersionOperator.template_fields, "description")
 
     def __init__(self, *, description: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -239,7 +218,7 @@ class UpdateModelVersionOperator(_VersionOperator):
         return (yield from registry.get_model_version(found.name, found.version)).to_xcom()
 
 
-class DownloadModelVersionOperator(_VersionOperator):
+class DownloadModelVersionOperator(ModelVersionOperator):
     """Download the files of a model version into a folder, which is complete or not there.
 
     The files are fetched into a temporary folder first. A folder that holds a model already is replaced; any other
@@ -259,7 +238,7 @@ class DownloadModelVersionOperator(_VersionOperator):
         ``s3://aws_default@bucket/models/fraud`` (str, templated)
     """
 
-    template_fields: Sequence[str] = (*_VersionOperator.template_fields, "destination")
+    template_fields: Sequence[str] = (*ModelVersionOperator.template_fields, "destination")
 
     def __init__(self, *, destination: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -273,7 +252,7 @@ class DownloadModelVersionOperator(_VersionOperator):
         return {**version.to_xcom(), "path": path}
 
 
-class SearchModelVersionsOperator(ModelRegistryOperator):
+class SearchModelVersionsOperator(ModelOperator):
     """List the versions of a model, newest first.
 
     XCom: list of model versions, ready for ``.expand``. Aliases are filled in; tags where the registry's search gives
@@ -289,13 +268,10 @@ class SearchModelVersionsOperator(ModelRegistryOperator):
     :param status: only versions of this status, such as ``READY`` (str, templated)
     """
 
-    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "tags", "status")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "tags", "status")
 
-    def __init__(
-        self, *, model_name: str, tags: Mapping[str, Any] | None = None, status: str | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, tags: Mapping[str, Any] | None = None, status: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model_name = model_name
         self.tags = tags
         self.status = status
 
@@ -308,7 +284,7 @@ class SearchModelVersionsOperator(ModelRegistryOperator):
         return [version.to_xcom() for version in found]
 
 
-class DeleteModelVersionOperator(ModelRegistryOperator):
+class DeleteModelVersionOperator(ModelOperator):
     """Delete one version, or all but the newest. There is no way back.
 
     With ``version``: refuses a version that an alias points to, unless ``even_if_aliased``; its aliases go with it. A
@@ -329,19 +305,17 @@ class DeleteModelVersionOperator(ModelRegistryOperator):
     :param even_if_aliased: delete ``version`` together with the aliases that point to it (bool)
     """
 
-    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name", "version", "keep_last")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "version", "keep_last")
 
     def __init__(
         self,
         *,
-        model_name: str,
         version: int | str | None = None,
         keep_last: int | str | None = None,
         even_if_aliased: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model_name = model_name
         self.version = version
         self.keep_last = keep_last
         self.even_if_aliased = even_if_aliased

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_uc_models.exceptions import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnknownEffectError
 from airflow_uc_models.names import ModelName, parse_schema
-from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import create_model_once
@@ -16,17 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 
-class _ModelOperator(ModelRegistryOperator):
-    """An operator on one registered model."""
-
-    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name")
-
-    def __init__(self, *, model_name: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.model_name = model_name
-
-
-class CreateRegisteredModelOperator(_ModelOperator):
+class CreateRegisteredModelOperator(ModelOperator):
     """Create a registered model, or make sure that there is one.
 
     An existing model is left as it is. A retry knows the model that its earlier try created by the tag
@@ -45,7 +35,7 @@ class CreateRegisteredModelOperator(_ModelOperator):
     :param if_exists: ``"ignore"`` or ``"fail"`` (str)
     """
 
-    template_fields: Sequence[str] = (*_ModelOperator.template_fields, "description", "tags")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "description", "tags")
 
     def __init__(
         self,
@@ -76,7 +66,7 @@ class CreateRegisteredModelOperator(_ModelOperator):
         return model.to_xcom()
 
 
-class UpdateRegisteredModelOperator(_ModelOperator):
+class UpdateRegisteredModelOperator(ModelOperator):
     """Replace the description of a registered model.
 
     XCom: the registered model.
@@ -90,7 +80,7 @@ class UpdateRegisteredModelOperator(_ModelOperator):
     :param description: the new description (str, templated)
     """
 
-    template_fields: Sequence[str] = (*_ModelOperator.template_fields, "description")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "description")
 
     def __init__(self, *, description: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,7 +94,7 @@ class UpdateRegisteredModelOperator(_ModelOperator):
         return (yield from registry.get_registered_model(name)).to_xcom()
 
 
-class RenameRegisteredModelOperator(_ModelOperator):
+class RenameRegisteredModelOperator(ModelOperator):
     """Give a registered model another name; versions, aliases and tags stay with it.
 
     A retry that finds the old name gone and the new one there takes the rename for done.
@@ -120,7 +110,7 @@ class RenameRegisteredModelOperator(_ModelOperator):
     :param new_name: the new ``catalog.schema.model`` (str, templated)
     """
 
-    template_fields: Sequence[str] = (*_ModelOperator.template_fields, "new_name")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "new_name")
 
     def __init__(self, *, new_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -157,7 +147,7 @@ class RenameRegisteredModelOperator(_ModelOperator):
         yield from registry.rename_registered_model(name, new_name)
 
 
-class DeleteRegisteredModelOperator(_ModelOperator):
+class DeleteRegisteredModelOperator(ModelOperator):
     """Delete a registered model with all its versions, aliases and tags. There is no way back.
 
     Unity Catalog may refuse to delete a model that has versions; they are deleted first there.
@@ -191,7 +181,7 @@ class DeleteRegisteredModelOperator(_ModelOperator):
         return {"name": name, "deleted": deleted}
 
 
-class GetRegisteredModelOperator(_ModelOperator):
+class GetRegisteredModelOperator(ModelOperator):
     """Read a registered model with its aliases and tags.
 
     XCom: the registered model, or None where it is missing and ``missing_ok`` is set.

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.names import ModelRef
-from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import resolve
@@ -16,32 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 
-class _ModelTagsOperator(ModelRegistryOperator):
-    """An operator on tags of a registered model."""
-
-    template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "model_name")
-
-    def __init__(self, *, model_name: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.model_name = model_name
-
-
-class _VersionTagsOperator(_ModelTagsOperator):
-    """An operator on tags of a model version."""
-
-    template_fields: Sequence[str] = (*_ModelTagsOperator.template_fields, "version", "alias")
-
-    def __init__(self, *, version: int | str | None = None, alias: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.version = version
-        self.alias = alias
-
-    def reference(self) -> ModelRef:
-        """Return the version this operator is about."""
-        return ModelRef.of(self.model_name, version=self.version, alias=self.alias)
-
-
-class SetRegisteredModelTagsOperator(_ModelTagsOperator):
+class SetRegisteredModelTagsOperator(ModelOperator):
     """Set tags of a registered model; other tags stay. Doing it twice is the same as doing it once.
 
     XCom: the registered model with all its tags.
@@ -55,7 +29,7 @@ class SetRegisteredModelTagsOperator(_ModelTagsOperator):
     :param tags: value by key (dict, templated)
     """
 
-    template_fields: Sequence[str] = (*_ModelTagsOperator.template_fields, "tags")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "tags")
 
     def __init__(self, *, tags: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -70,7 +44,7 @@ class SetRegisteredModelTagsOperator(_ModelTagsOperator):
         return (yield from registry.get_registered_model(name)).to_xcom()
 
 
-class DeleteRegisteredModelTagsOperator(_ModelTagsOperator):
+class DeleteRegisteredModelTagsOperator(ModelOperator):
     """Delete tags of a registered model; a tag that is not there counts as deleted.
 
     XCom: the registered model with the tags left.
@@ -84,7 +58,7 @@ class DeleteRegisteredModelTagsOperator(_ModelTagsOperator):
     :param keys: keys of the tags (list of str, templated)
     """
 
-    template_fields: Sequence[str] = (*_ModelTagsOperator.template_fields, "keys")
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "keys")
 
     def __init__(self, *, keys: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -101,7 +75,7 @@ class DeleteRegisteredModelTagsOperator(_ModelTagsOperator):
         return (yield from registry.get_registered_model(name)).to_xcom()
 
 
-class SetModelVersionTagsOperator(_VersionTagsOperator):
+class SetModelVersionTagsOperator(ModelVersionOperator):
     """Set tags of a model version; other tags stay. Doing it twice is the same as doing it once.
 
     An alias is resolved once, before the first tag: all tags land on one version.
@@ -119,7 +93,7 @@ class SetModelVersionTagsOperator(_VersionTagsOperator):
     :param tags: value by key (dict, templated)
     """
 
-    template_fields: Sequence[str] = (*_VersionTagsOperator.template_fields, "tags")
+    template_fields: Sequence[str] = (*ModelVersionOperator.template_fields, "tags")
 
     def __init__(self, *, tags: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -135,7 +109,7 @@ class SetModelVersionTagsOperator(_VersionTagsOperator):
         return (yield from registry.get_model_version(version.name, version.version)).to_xcom()
 
 
-class DeleteModelVersionTagsOperator(_VersionTagsOperator):
+class DeleteModelVersionTagsOperator(ModelVersionOperator):
     """Delete tags of a model version; a tag that is not there counts as deleted.
 
     XCom: the model version with the tags left.
@@ -151,7 +125,7 @@ class DeleteModelVersionTagsOperator(_VersionTagsOperator):
     :param keys: keys of the tags (list of str, templated)
     """
 
-    template_fields: Sequence[str] = (*_VersionTagsOperator.template_fields, "keys")
+    template_fields: Sequence[str] = (*ModelVersionOperator.template_fields, "keys")
 
     def __init__(self, *, keys: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)

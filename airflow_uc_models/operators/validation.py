@@ -11,7 +11,7 @@ from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.names import parse_alias, parse_version
-from airflow_uc_models.operators.base import ModelRegistryOperator
+from airflow_uc_models.operators.base import ModelOperator
 from airflow_uc_models.policies import Facts, PromotionPolicy
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
@@ -29,15 +29,14 @@ AGAINST_TAG = "validated_against"
 _MAX_TAG = 1_000
 
 
-class _ValidationOperator(ModelRegistryOperator):
+class _ValidationOperator(ModelOperator):
     """An operator that judges a version; what follows from the verdict is up to subclasses.
 
     Registries: MLflow server, Unity Catalog on Databricks.
     """
 
     template_fields: Sequence[str] = (
-        *ModelRegistryOperator.template_fields,
-        "model_name",
+        *ModelOperator.template_fields,
         "version",
         "policy",
         "champion_alias",
@@ -47,7 +46,6 @@ class _ValidationOperator(ModelRegistryOperator):
     def __init__(
         self,
         *,
-        model_name: str,
         version: int | str,
         policy: PromotionPolicy | Mapping[str, Any] | str,
         champion_alias: str = "Champion",
@@ -55,7 +53,6 @@ class _ValidationOperator(ModelRegistryOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model_name = model_name
         self.version = version
         self.policy = policy
         self.champion_alias = champion_alias

@@ -273,13 +273,19 @@ def facts(value: Any) -> Any:
         known = {key: getattr(value, key) for key in ("model_id", "name", "source_run_id")}
         return {**known, "status": str(value.status), "uri": uri, "metrics": metrics}
     aliases = value.aliases
+    source = getattr(value, "source", None) or ""
+    # An MLflow server leaves out the logged model behind a version; we read it from the source.
+    model_id = getattr(value, "model_id", None) or (
+        source[len("models:/") :] if source.startswith("models:/m-") else None
+    )
     return {
         "name": value.name,
         "description": value.description or None,
         "tags": dict(value.tags),
         "aliases": {a: int(v) for a, v in aliases.items()} if isinstance(aliases, dict) else sorted(aliases),
         "version": int(getattr(value, "version", 0)),
-        **{key: getattr(value, key, None) or None for key in ("status", "run_id", "source", "model_id")},
+        **{key: getattr(value, key, None) or None for key in ("status", "run_id", "source")},
+        "model_id": model_id,
     }
 
 

@@ -167,10 +167,7 @@ def earlier_run_handled(sense, name, version):
         kept = session.query(XComModel).filter(
             XComModel.dag_id == sense.runner.dag_id, XComModel.key.startswith("handled_version")
         )
-        first = kept.order_by(XComModel.timestamp).first()
-        value = {"name": name, "version": version}
-        where = {"dag_id": first.dag_id, "task_id": "sensor", "run_id": first.run_id}
-        XComModel.set(first.key, value, serialize=False, session=session, **where)
+        kept.order_by(XComModel.timestamp).first().value = {"name": name, "version": version}
 
 
 def stored_trigger():

@@ -62,8 +62,9 @@ class Result:
 class DagRunner:
     """Builds a Dag around what a test defines and runs it."""
 
-    def __init__(self, test_name: str, capfd: Any) -> None:
+    def __init__(self, test_name: str, capfd: Any, caplog: Any) -> None:
         self.capfd = capfd
+        self.caplog = caplog
         self.dag_id = re.sub(r"\W+", "_", test_name)[:120] + "_" + uuid.uuid4().hex[:6]
 
     def run(self, define: Callable[[], Any], *, params: dict[str, Any] | None = None, **dag_options: Any) -> Result:
@@ -75,8 +76,10 @@ class DagRunner:
             define()
         self.sync(dag)
         self.capfd.readouterr()
+        self.caplog.clear()
         dag_run = dag.test()
-        output = "".join(self.capfd.readouterr())
+        # Airflow's own loggers write to the terminal, those of modules go through the standard library.
+        output = "".join([*self.capfd.readouterr(), self.caplog.text])
         print(output)
         return Result(dag_run, output)
 

@@ -54,6 +54,18 @@ def test_parts_say_where_they_are_from(tmp_path):
     ]
 
 
+def test_the_size_of_a_row_is_known_beforehand(tmp_path):
+    columns = {"x": [1.5] * 1000, "text": ["a" * 500 + str(i) for i in range(1000)], "same": ["b" * 100] * 1000}
+    table = table_at(write(tmp_path / "a.parquet", embedding=[[float(i)] * 768 for i in range(1000)], **columns))
+    assert table.row_bytes(["x"]) == 8
+    assert 500 < table.row_bytes(["text"]) < 550
+    assert table.row_bytes(["x", "same"]) == 8 + 32
+    assert table.row_bytes(["embedding"]) == 768 * 8, "repeated numbers are stored once, but read as many"
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    table = table_at(tmp_path / "a.csv").typed({"x": pa.float64()})
+    assert table.row_bytes(["x", "y"]) == 8 + 32
+
+
 def test_only_the_columns_asked_for_in_that_order(tmp_path):
     path = write(tmp_path / "a.parquet", **{"a": [1], "a.b": [2], "c": [3]})
     [part] = read(table_at(path), ["c", "a"])
