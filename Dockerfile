@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE /src/
 COPY airflow_uc_models /src/airflow_uc_models
 RUN pip install --no-cache-dir --disable-pip-version-check --constraint /src/constraints.txt uv \
     && uv pip install --system --no-cache --compile-bytecode --constraint /src/constraints.txt \
-        /src asyncpg psycopg2-binary
+        '/src[postgres]'
 
 ENV AIRFLOW_HOME=/opt/airflow \
     GIT_PYTHON_REFRESH=quiet \

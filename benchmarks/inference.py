@@ -168,7 +168,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="inference-") as temporary:
         work = Path(temporary)
         models = save_models(work)
-        memory = compare_memory(models["linear model"], work, 2 * arguments.rows)
+        memory = compare_memory(models["linear model"], work, 3 * arguments.rows)
         speed = []
         for name, factor in (("random forest", 1), ("linear model", 5)):
             rows = arguments.rows * factor
