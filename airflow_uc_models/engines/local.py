@@ -41,9 +41,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
-# A batch's size unless the job tells it: large enough for the cost of each call not to show, and a few of them small.
-_BATCH_BYTES = 24 << 20
-_BATCH_ROWS = (1_024, 262_144)
+# A batch's size unless the job tells it. Each batch costs a forest one pass through all of its trees, so it is large;
+# a handful of them is in memory at once.
+_BATCH_BYTES = 16 << 20
+_BATCH_ROWS = (1_024, 131_072)
 
 
 class LocalEngine:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 FORMATS = {"parquet": (".parquet",), "csv": (".csv", ".csv.gz", ".csv.bz2", ".csv.zst")}
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-# Read per column and file at once; a row group is never held as a whole.
-_PARQUET_BUFFER = 1 << 20
+# Read per column at once; a row group is never held as a whole. Each read of an object store is a request.
+_PARQUET_BUFFER, _PARQUET_BUFFER_REMOTE = 1 << 17, 1 << 20
 _CSV_BLOCK = 4 << 20
 # What a value of text or of a list is taken for where its file does not tell.
 _UNKNOWN_WIDTH = 32.0
@@ -209,7 +209,8 @@ class _ParquetTable:
         from pyarrow import parquet
 
         with _reading(file), file.open_input(random_access=True) as handle:
-            yield parquet.ParquetFile(handle, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
+            size = _PARQUET_BUFFER if file.is_local else _PARQUET_BUFFER_REMOTE
+            yield parquet.ParquetFile(handle, buffer_size=size, pre_buffer=False)
 
     def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:  # noqa: ARG002 - the files have types
         return self

@@ -50,7 +50,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         (str, templated as ``output_path``)
     :param engine: where to score: ``local`` is this task's process (str, templated)
     :param input_format: ``parquet`` or ``csv``, if the file names do not tell it (str, templated)
-    :param batch_size: rows that the model is given at once (int or str, templated; default about 24 MB of them)
+    :param batch_size: rows that the model is given at once (int or str, templated; default about 16 MB of them)
     :param keep_columns: input columns that the output has, too (list of str, templated; default all)
     :param signature_required: refuse a model that has no signature to compare the input with (bool; default True)
     """

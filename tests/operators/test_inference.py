@@ -466,6 +466,6 @@ def test_wide_rows_make_smaller_batches(infer, mlflow_server, model_name, tmp_pa
     texts = pa.array(["a" * 6000 + str(i) for i in range(10_000)])
     pq.write_table(pa.table({"x": np.zeros(10_000), "text": texts}), tmp_path / "in.parquet")
     infer(f"models:/{model_name}/1", tmp_path / "in.parquet", tmp_path / "all.parquet")
-    assert 3000 < pq.read_table(tmp_path / "all.parquet")["prediction"][0].as_py() < 5000
+    assert 2000 < pq.read_table(tmp_path / "all.parquet")["prediction"][0].as_py() < 3000
     infer(f"models:/{model_name}/1", tmp_path / "in.parquet", tmp_path / "few.parquet", keep_columns=[])
     assert pq.read_table(tmp_path / "few.parquet").to_pydict() == {"prediction": [10_000] * 10_000}

@@ -22,13 +22,6 @@ def _database(airflow_home):
     """Connections that are in no variable are looked up in the metadata database."""
 
 
-@pytest.fixture
-def through_proxy(monkeypatch, proxy):
-    """The id of a connection that goes through the proxy and leaves retries to the trigger."""
-    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_PROXY", proxy.connection_json(max_retry_seconds=0))
-    return "mlflow_proxy"
-
-
 def trigger_on(conn_id, model_name, *, after_version=0, **options):
     condition = NewModelVersion(model_name, after_version=after_version, missing_ok=options.pop("missing_ok", False))
     options = {"poll_interval": 0.02, "deadline": time.time() + 60} | options
