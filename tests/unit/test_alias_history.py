@@ -27,6 +27,7 @@ aliases = st.text(st.sampled_from("aAd_-1é"), min_size=1, max_size=255) | st.fr
 @example(["a-b", "a_db", "a__b", "a_-b", "a-_b", "a_d_b"])
 @example(["a" * 255, "a" * 254, "-" * 255, "_" * 255])
 @example(["é", "e", "É"])
+@example(["--", "_d-", "-_d", "_d_d-"])
 def test_each_alias_has_a_key_of_its_own(several: list[str]) -> None:
     keys = [tag_key(alias, kind) for alias in several for kind in ("history", "rollback")]
     assert len(set(keys)) == len(keys)
