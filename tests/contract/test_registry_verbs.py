@@ -257,7 +257,7 @@ UNSENDABLE: list[tuple[str, type[UCModelsError], Callable[[Registry], Any]]] = [
     ),
     *(
         (f"tag {key[:9]!r}", InvalidArgumentError, call)
-        for key in ["", "k" * 251, "a=b", "a,b", "a//b", "/a", "../a", ".", "a/", "a/./b", "x\n", "\t"]
+        for key in ["", "k" * 251, "a=b", "a,b", "a//b", "/a", "../a", "..a", ".", "a/", "a/./b", "x\n", "\t"]
         for call in (
             lambda r, key=key: r.set_registered_model_tag(GOOD, key, "v"),
             lambda r, key=key: r.delete_registered_model_tag(GOOD, key),
