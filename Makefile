@@ -1,7 +1,9 @@
-# make demo | make ui | make test | make check | make bench
+# make demo [REGISTRY=databricks] | make ui | make test | make check | make bench
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_HOME ?= .demo
+# mlflow: an MLflow server; databricks: Unity Catalog in an emulated workspace
+REGISTRY ?= mlflow
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui test check format soak bench clean
@@ -18,10 +20,10 @@ help: ## Show this list
 	@touch $@
 
 demo: .venv/installed ## Run the story on a local MLflow server and Airflow, no account needed
-	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)"
+	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --registry "$(REGISTRY)"
 
 ui: .venv/installed ## Leave Airflow and MLflow running, with the example Dags loaded
-	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --ui
+	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --registry "$(REGISTRY)" --ui
 
 test: .venv/installed ## Run all tests but the soaks
 	$(BIN)/python -m pytest -m "not soak"

@@ -101,6 +101,7 @@ class LoggedModel:
     """An MLflow 3 logged model, as far as registration and validation need it.
 
     :param metrics: newest value by metric name
+    :param workspace_id: the Databricks workspace that it was read from
     """
 
     model_id: str
@@ -109,6 +110,7 @@ class LoggedModel:
     artifact_uri: str | None = None
     status: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    workspace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Run:
 
     :param metrics: newest value by metric name
     :param model_ids: logged models that the run wrote, in the order of their steps
+    :param workspace_id: the Databricks workspace that it was read from
     """
 
     run_id: str
@@ -124,3 +127,4 @@ class Run:
     status: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     model_ids: list[str] = field(default_factory=list)
+    workspace_id: str | None = None

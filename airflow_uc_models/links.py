@@ -30,5 +30,5 @@ class ModelVersionLink(BaseOperatorLink):
 
 
 def store_link(context: Context | dict[str, Any], url: str) -> None:
-    """Keep the address for the link."""
+    """Keep the address for the link; an empty one where the registry has no pages."""
     context["ti"].xcom_push(key=URL_KEY, value=url)

@@ -31,6 +31,38 @@ MLFLOW_CONN_FIELDS: dict[str, Any] = {
         "schema": {"type": ["string", "null"]},
     },
 }
+UNITY_CATALOG_FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema", "login"],
+    "relabeling": {"host": "Server address", "password": "Token"},
+    "placeholders": {
+        "host": "http://unity-catalog.example.com:8080",
+        "password": "only for servers with server.authorization=enable",
+    },
+}
+UNITY_CATALOG_CONN_FIELDS: dict[str, Any] = {
+    "verify": MLFLOW_CONN_FIELDS["verify"],
+    "web_url": {
+        "label": "Web address",
+        "description": "Where browsers reach the Unity Catalog UI; without it tasks have no link to a model's page.",
+        "schema": {"type": ["string", "null"]},
+    },
+}
+CONNECTION_TYPES: list[dict[str, Any]] = [
+    {
+        "connection-type": "mlflow",
+        "hook-class-name": "airflow_uc_models.hooks.model_registry.MlflowHook",
+        "hook-name": "MLflow",
+        "ui-field-behaviour": MLFLOW_FIELD_BEHAVIOUR,
+        "conn-fields": MLFLOW_CONN_FIELDS,
+    },
+    {
+        "connection-type": "unity_catalog",
+        "hook-class-name": "airflow_uc_models.hooks.model_registry.UnityCatalogHook",
+        "hook-name": "Unity Catalog (open source)",
+        "ui-field-behaviour": UNITY_CATALOG_FIELD_BEHAVIOUR,
+        "conn-fields": UNITY_CATALOG_CONN_FIELDS,
+    },
+]
 
 
 OPERATORS = ("alias", "inference", "model_version", "registered_model", "tag", "validation")
@@ -61,15 +93,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators", *OPERATORS),
         "sensors": _modules("sensors", *SENSORS),
         "triggers": _modules("triggers", *TRIGGERS),
-        "connection-types": [
-            {
-                "connection-type": "mlflow",
-                "hook-class-name": "airflow_uc_models.hooks.model_registry.MlflowHook",
-                "hook-name": "MLflow",
-                "ui-field-behaviour": MLFLOW_FIELD_BEHAVIOUR,
-                "conn-fields": MLFLOW_CONN_FIELDS,
-            }
-        ],
+        "connection-types": CONNECTION_TYPES,
         "extra-links": ["airflow_uc_models.links.ModelVersionLink"],
     }
 

@@ -9,6 +9,7 @@ Airflow is down, are all handled, in order.
 from __future__ import annotations
 
 import logging
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,9 @@ from airflow_uc_models.operators import SetModelVersionTagsOperator
 from airflow_uc_models.sensors import ModelVersionSensor
 
 log = logging.getLogger("airflow.task")
+
+# The connection that runs take which name no other: set MODEL_REGISTRY_CONN_ID for a whole deployment.
+CONN_ID = os.environ.get("MODEL_REGISTRY_CONN_ID", "mlflow_default")
 
 WATCHED = "{{ params.dev_catalog }}.{{ params.schema }}.{{ params.model }}"
 
@@ -33,7 +37,7 @@ with DAG(
     # A wrong connection must not make a failed run every few seconds for ever.
     max_consecutive_failed_dag_runs=5,
     params={
-        "registry_conn_id": Param("mlflow_default", type="string", description="Connection of the model registry."),
+        "registry_conn_id": Param(CONN_ID, type="string", description="Connection of the model registry."),
         "dev_catalog": Param("dev", type="string"),
         "schema": Param("ml_team", type="string", description="Schema of the model."),
         "model": Param("breast_cancer", type="string", description="Name of the model in the schema."),

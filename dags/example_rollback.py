@@ -7,6 +7,7 @@ earlier version from their next load on. What was rolled back from stays where i
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
@@ -19,6 +20,9 @@ from airflow_uc_models.operators import (
 
 PROD = "{{ params.prod_catalog }}.{{ params.schema }}.{{ params.model }}"
 
+# The connection that runs take which name no other: set MODEL_REGISTRY_CONN_ID for a whole deployment.
+CONN_ID = os.environ.get("MODEL_REGISTRY_CONN_ID", "mlflow_default")
+
 with DAG(
     dag_id="example_rollback",
     description="Point the champion alias back to the version it had before.",
@@ -30,7 +34,7 @@ with DAG(
         "reason": Param(type="string", minLength=3, description="Why; it becomes a tag of the version rolled back."),
         "steps": Param(None, type=["null", "integer"], minimum=1, description="How many moves to take back: 1."),
         "to_version": Param(None, type=["null", "integer"], minimum=1, description="Or the version to go back to."),
-        "registry_conn_id": Param("mlflow_default", type="string", description="Connection of the model registry."),
+        "registry_conn_id": Param(CONN_ID, type="string", description="Connection of the model registry."),
         "prod_catalog": Param("prod", type="string"),
         "schema": Param("ml_team", type="string", description="Schema of the model."),
         "model": Param("breast_cancer", type="string", description="Name of the model in the schema."),

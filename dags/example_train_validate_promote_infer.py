@@ -37,6 +37,9 @@ from airflow_uc_models.policies import MetricRule, PromotionPolicy
 
 log = logging.getLogger("airflow.task")
 
+# The connection that runs take which name no other: set MODEL_REGISTRY_CONN_ID for a whole deployment.
+CONN_ID = os.environ.get("MODEL_REGISTRY_CONN_ID", "mlflow_default")
+
 CHAMPION = "Champion"
 DEV = "{{ params.dev_catalog }}.{{ params.schema }}.{{ params.model }}"
 STAGING = "{{ params.staging_catalog }}.{{ params.schema }}.{{ params.model }}"
@@ -56,7 +59,7 @@ POLICY = PromotionPolicy(
 # [END promotion_policy]
 
 PARAMS = {
-    "registry_conn_id": Param("mlflow_default", type="string", description="Connection of the model registry."),
+    "registry_conn_id": Param(CONN_ID, type="string", description="Connection of the model registry."),
     "dev_catalog": Param("dev", type="string"),
     "staging_catalog": Param("staging", type="string"),
     "prod_catalog": Param("prod", type="string"),
@@ -100,7 +103,7 @@ with DAG(
         from sklearn.metrics import log_loss, roc_auc_score
         from sklearn.model_selection import train_test_split
 
-        from airflow_uc_models.hooks.artifacts import mlflow_session
+        from airflow_uc_models.hooks.mlflow_session import mlflow_session
 
         assert params is not None
         features, target = load_breast_cancer(return_X_y=True, as_frame=True)

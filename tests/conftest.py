@@ -32,8 +32,11 @@ os.environ.update(
 (_HOME / "dags").mkdir()
 sys.path.insert(0, str(Path(__file__).parent))
 
+from airflow_uc_models.emulator import Emulator  # noqa: E402
 from support.dag_runs import DagRunner, init_airflow  # noqa: E402
+from support.databricks import connection_json  # noqa: E402
 from support.mlflow_server import MlflowServer  # noqa: E402
+from support.open_source import OpenSourceServer, open_source_server  # noqa: E402
 from support.proxy import Proxy  # noqa: E402
 
 
@@ -66,6 +69,41 @@ def connection(monkeypatch: pytest.MonkeyPatch, mlflow_server: MlflowServer) -> 
     """The id of an `mlflow` connection to the server."""
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_TEST", mlflow_server.connection_json())
     return "mlflow_test"
+
+
+@pytest.fixture(scope="session")
+def open_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSourceServer]:
+    """An open-source Unity Catalog server: the emulator's, or the real one that UNITY_CATALOG_URI names."""
+    with open_source_server(tmp_path_factory.mktemp("unity-catalog")) as server:
+        yield server
+
+
+@pytest.fixture
+def open_source_connection(monkeypatch: pytest.MonkeyPatch, open_source: OpenSourceServer) -> str:
+    """The id of a `unity_catalog` connection to the server."""
+    monkeypatch.setenv("AIRFLOW_CONN_UNITY_CATALOG_TEST", open_source.connection_json())
+    return "unity_catalog_test"
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """A Databricks workspace for the whole session; tests take `workspace`, which is empty at first."""
+    with Emulator() as running:
+        yield running
+
+
+@pytest.fixture
+def workspace(emulator: Emulator) -> Emulator:
+    """The workspace, with nothing in it."""
+    emulator.reset()
+    return emulator
+
+
+@pytest.fixture
+def databricks(monkeypatch: pytest.MonkeyPatch, workspace: Emulator) -> str:
+    """The id of a `databricks` connection to the workspace, as its admin."""
+    monkeypatch.setenv("AIRFLOW_CONN_DATABRICKS_TEST", connection_json(workspace))
+    return "databricks_test"
 
 
 @pytest.fixture

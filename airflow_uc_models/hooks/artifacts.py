@@ -1,100 +1,45 @@
-"""Model files: read, download, upload, load. The only file that imports mlflow.
-
-mlflow takes server and credentials from environment variables and module globals. ``mlflow_session`` sets them for
-the length of one block and puts all of them back, under a lock, so that one task can use two connections and
-nothing outlives it.
-"""
+"""Models as files: read, download, upload, load."""
 
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import (
-    ModelContentError,
-    NotFoundError,
-    RegistryUnavailableError,
-    UCModelsError,
-    classify,
-)
-from airflow_uc_models.hooks.auth import mlflow_variables
-from airflow_uc_models.hooks.endpoint import Endpoint
+from airflow_uc_models.exceptions import ModelContentError
+from airflow_uc_models.hooks import model_files
+from airflow_uc_models.hooks.mlflow_session import mlflow_errors, mlflow_session
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.registration import TASK_KEY_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.pyfunc import PyFuncModel
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 log = logging.getLogger(__name__)
 
 MLMODEL = "MLmodel"
-# What a session sets where the user has not: mlflow's own retries would hold a worker for minutes.
-_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-_CREDENTIALS = (
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_INSECURE_TLS",
-    "MLFLOW_TRACKING_SERVER_CERT_PATH",
-)
-_session_lock = threading.RLock()
-
-
-@contextmanager
-def mlflow_session(registry_conn_id: str | ModelRegistryHook) -> Generator[str, None, None]:
-    """Let mlflow talk to the server of an Airflow connection inside the block; yields its tracking URI.
-
-    ::
-
-        with mlflow_session("mlflow_default"):
-            mlflow.sklearn.log_model(model, name="model")
-
-    Tracking and registry URI, active experiment and every ``MLFLOW_*`` variable are put back afterwards. One
-    session runs at a time in a process.
-
-    :param registry_conn_id: the connection, or a hook on it
-    """
-    hook = registry_conn_id if isinstance(registry_conn_id, ModelRegistryHook) else ModelRegistryHook(registry_conn_id)
-    endpoint = hook.endpoint
-    with _session_lock:
-        before = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
-        _set_variables(endpoint)
-        try:
-            with _globals_restored():
-                import mlflow
-
-                mlflow.set_tracking_uri(endpoint.address)
-                mlflow.set_registry_uri(endpoint.address)
-                yield endpoint.address
-        finally:
-            for key in [key for key in os.environ if key.startswith("MLFLOW_")]:
-                del os.environ[key]
-            os.environ.update(before)
 
 
 def version_mlmodel(hook: ModelRegistryHook, version: ModelVersion) -> dict[str, Any]:
     """Return the parsed MLmodel file of a version; ModelContentError if there is none."""
-    uri = hook.run(hook.registry.get_model_version_download_uri(version.name, version.version))
-    return mlmodel_at(hook, uri)
+    if not hook.registry.capabilities.uploads:
+        uri = hook.run(hook.registry.get_model_version_download_uri(version.name, version.version))
+        return mlmodel_at(hook, uri)
+    with tempfile.TemporaryDirectory(prefix="mlmodel-") as folder:
+        model_files.download(hook, version, Path(folder), MLMODEL)
+        return read_mlmodel(Path(folder))
 
 
 def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
     """Return the parsed MLmodel file below an artifact URI of the hook's server."""
-    with mlflow_session(hook), _mlflow_errors(f"read {MLMODEL} of {artifact_uri}", hook.endpoint):
-        repository = _repository(artifact_uri, hook.endpoint)
+    with mlflow_session(hook) as tracking_uri, mlflow_errors(f"read {MLMODEL} of {artifact_uri}", hook.endpoint):
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
         names = {item.path for item in repository.list_artifacts()}
         if MLMODEL not in names:
             raise ModelContentError(_no_mlmodel(artifact_uri, is_empty=not names))
@@ -122,19 +67,29 @@ def read_mlmodel(folder: Path) -> dict[str, Any]:
 
 def download_version(hook: ModelRegistryHook, version: ModelVersion, destination: Path) -> Path:
     """Download all files of a version into a folder, which is made; returns the folder that holds MLmodel."""
-    uri = hook.run(hook.registry.get_model_version_download_uri(version.name, version.version))
-    return download_files(hook, uri, destination)
+    if not hook.registry.capabilities.uploads:
+        uri = hook.run(hook.registry.get_model_version_download_uri(version.name, version.version))
+        return download_files(hook, uri, destination)
+    destination.mkdir(parents=True, exist_ok=True)
+    model_files.download(hook, version, destination)
+    return _checked(destination, version.uri)
 
 
 def download_files(hook: ModelRegistryHook, artifact_uri: str, destination: Path) -> Path:
     """Download a model's files from an artifact URI of the hook's server."""
     destination.mkdir(parents=True, exist_ok=True)
-    with mlflow_session(hook), _mlflow_errors(f"download {artifact_uri}", hook.endpoint):
-        folder = Path(_repository(artifact_uri, hook.endpoint).download_artifacts("", str(destination)))
+    with mlflow_session(hook) as tracking_uri, mlflow_errors(f"download {artifact_uri}", hook.endpoint):
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
+        return _checked(Path(repository.download_artifacts("", str(destination))), artifact_uri)
+
+
+def _checked(folder: Path, source: str) -> Path:
     # mlflow adds this file about where it downloaded from; it is no part of the model.
     (folder / "registered_model_meta").unlink(missing_ok=True)
     if not (folder / MLMODEL).is_file():
-        raise ModelContentError(_no_mlmodel(artifact_uri, is_empty=not any(folder.iterdir())))
+        raise ModelContentError(_no_mlmodel(source, is_empty=not any(folder.iterdir())))
     return folder
 
 
@@ -146,7 +101,7 @@ def upload_logged_model(hook: ModelRegistryHook, folder: Path, name: str, key: s
     :param name: the registered model it is for; names the experiment, too
     :param key: the task key; an upload that an earlier try finished is used again, an unfinished one is deleted
     """
-    with mlflow_session(hook), _mlflow_errors(f"upload {folder}", hook.endpoint):
+    with mlflow_session(hook), mlflow_errors(f"upload {folder}", hook.endpoint):
         from mlflow import MlflowClient
 
         client = MlflowClient()
@@ -168,6 +123,31 @@ def upload_logged_model(hook: ModelRegistryHook, folder: Path, name: str, key: s
         return str(made.model_id)
 
 
+def check_for_upload(folder: Path) -> list[dict[str, str]]:
+    """Return what a model depends on in a workspace; refuse one that a registry with files of its own can't hold.
+
+    That is a transformers model which refers to the Hugging Face Hub instead of having its weights, and, by mlflow's
+    own rule, one that the Databricks Feature Store packaged.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.store._unity_catalog.registry.rest_store import (
+        get_feature_dependencies,
+        get_model_version_dependencies,
+    )
+
+    flavor = read_mlmodel(folder)["flavors"].get("transformers")
+    if flavor and "source_model_revision" in flavor and not any((folder / "model").glob("*")):
+        raise ModelContentError(
+            f"The transformers model in {folder} was logged without its weights (save_pretrained=False). Fetch them "
+            "with mlflow.transformers.persist_pretrained_model first."
+        )
+    try:
+        get_feature_dependencies(str(folder))
+        return list(get_model_version_dependencies(str(folder)))
+    except MlflowException as error:
+        raise ModelContentError(f"The model in {folder} cannot be registered: {error.message}") from error
+
+
 def load_pyfunc(folder: Path) -> PyFuncModel:
     """Load a downloaded model for prediction."""
     import mlflow.pyfunc
@@ -180,12 +160,6 @@ def load_pyfunc(folder: Path) -> PyFuncModel:
             "requirements.txt lists what it was made with."
         ) from error
     return model
-
-
-def _repository(artifact_uri: str, endpoint: Endpoint) -> ArtifactRepository:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(artifact_uri, tracking_uri=endpoint.address, registry_uri=endpoint.address)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -201,62 +175,6 @@ def _experiment(client: MlflowClient, name: str) -> str:
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
         raise
-
-
-def _set_variables(endpoint: Endpoint) -> None:
-    for key in _CREDENTIALS:
-        os.environ.pop(key, None)
-    for key, value in _DEFAULTS.items():
-        os.environ.setdefault(key, value)
-    os.environ.update(mlflow_variables(endpoint.connection, endpoint.extra, endpoint.transport.verify))
-
-
-@contextmanager
-def _globals_restored() -> Generator[None, None, None]:
-    """Put back what mlflow's fluent API keeps in module globals; it offers no way to read whether they are set."""
-    from mlflow.tracking import fluent
-    from mlflow.tracking._model_registry import utils as registry
-    from mlflow.tracking._tracking_service import utils as tracking
-
-    kept: list[tuple[Any, str, Any]] = [
-        (module, name, getattr(module, name, None))
-        for module, name in (
-            (tracking, "_tracking_uri"),
-            (registry, "_registry_uri"),
-            (fluent, "_active_experiment_id"),
-        )
-    ]
-    try:
-        yield
-    finally:
-        tracking.set_tracking_uri(kept[0][2])  # also resets the tracer that remembers the URI
-        for module, name, value in kept:
-            setattr(module, name, value)
-
-
-@contextmanager
-def _mlflow_errors(action: str, endpoint: Endpoint) -> Generator[None, None, None]:
-    """Turn what mlflow raises into this package's errors."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    def told(status: int | None, code: str | None, text: str) -> UCModelsError:
-        message = f"Could not {action} on the {endpoint.registry.capabilities.label} at {endpoint.address}: {text}"
-        if status is None and code is None:
-            return RegistryUnavailableError(message)
-        error_class = NotFoundError if status == 404 else classify(status or 500, code)
-        return error_class(message, status=status, error_code=code)
-
-    try:
-        yield
-    except MlflowException as error:
-        text = str(error.message)
-        raise told(error.get_http_status_code(), error.error_code, text) from error
-    except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        raise told(status, None, str(error)) from error
-    except requests.RequestException as error:
-        raise told(None, None, str(error)) from error
 
 
 def _no_mlmodel(where: str, *, is_empty: bool) -> str:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Generator, Mapping
+import ssl
+import threading
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from airflow_uc_models.exceptions import ConnectionConfigError
+from airflow_uc_models.exceptions import (
+    ConnectionConfigError,
+    RegistryUnavailableError,
+    UCModelsError,
+    UnauthenticatedError,
+)
+from airflow_uc_models.registry.answers import is_refused_token
 
 if TYPE_CHECKING:
-    import ssl
-
     from airflow.sdk import Connection
+
+USER_AGENT = "airflow-uc-models"
 
 
 class BearerAuth(httpx.Auth):
@@ -36,11 +46,7 @@ def mlflow_auth(connection: Connection, extra: Mapping[str, Any]) -> httpx.Auth 
             f"Connection {connection.conn_id!r} has both a login and a token; an MLflow server takes one of them."
         )
     if token:
-        if not re.fullmatch(r"[!-~]+", str(token)):
-            raise ConnectionConfigError(
-                f"The token of connection {connection.conn_id!r} holds a space, a line break or another character "
-                "that no HTTP header can carry; paste it again."
-            )
+        _check_token(connection, str(token))
         return BearerAuth(str(token))
     if connection.login:
         return httpx.BasicAuth(connection.login, connection.password or "")
@@ -65,3 +71,170 @@ def mlflow_variables(connection: Connection, extra: Mapping[str, Any], verify: s
     elif verify is not True:
         variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(extra["verify"])
     return variables
+
+
+def unity_catalog_auth(connection: Connection, extra: Mapping[str, Any]) -> httpx.Auth | None:
+    """Return the token of a ``unity_catalog`` connection, or None for a server with authorization off."""
+    tokens = [str(token) for token in (extra.get("token"), connection.password) if token]
+    if connection.login or len(tokens) > 1:
+        raise ConnectionConfigError(
+            f"Connection {connection.conn_id!r}: an open-source Unity Catalog server knows tokens only; put the token "
+            "into the password field and leave the login and extra 'token' empty."
+        )
+    if not tokens:
+        return None
+    _check_token(connection, tokens[0])
+    return BearerAuth(tokens[0])
+
+
+def unity_catalog_variables(connection: Connection, extra: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment variable by which mlflow's own client takes the token."""
+    token = connection.password or extra.get("token")
+    return {"MLFLOW_UC_OSS_TOKEN": str(token)} if token else {}
+
+
+def _check_token(connection: Connection, token: str) -> None:
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConnectionConfigError(
+            f"The token of connection {connection.conn_id!r} holds a space, a line break or another character "
+            "that no HTTP header can carry; paste it again."
+        )
+
+
+def databricks_variables(connection: Connection, address: str, auth: httpx.Auth | None) -> dict[str, str]:
+    """Return the environment variables by which databricks-sdk, and so mlflow, takes the credentials."""
+    variables = {"DATABRICKS_HOST": address}
+    if connection.extra_dejson.get("service_principal_oauth") and connection.login:  # the SDK then renews tokens itself
+        secret = connection.password or ""
+        return {**variables, "DATABRICKS_CLIENT_ID": connection.login, "DATABRICKS_CLIENT_SECRET": secret}
+    assert isinstance(auth, DatabricksAuth)  # noqa: S101 - the endpoint is built that way
+    kind, _, value = auth.headers()["Authorization"].partition(" ")
+    if kind == "Bearer":
+        return {**variables, "DATABRICKS_TOKEN": value}
+    return {
+        **variables,
+        "DATABRICKS_USERNAME": connection.login or "",
+        "DATABRICKS_PASSWORD": connection.password or "",
+    }
+
+
+class DatabricksAuth(httpx.Auth):
+    """Send what the official Databricks provider makes of its connection: every kind of credentials that it knows.
+
+    The provider keeps tokens that can be renewed until shortly before they expire, so a token is asked for before
+    each request. One that the workspace refuses all the same is thrown away, and the request sent once more.
+
+    :param connection: a connection of type ``databricks``
+    :param base_url: the workspace's address; its OAuth tokens come from there
+    :param verify: path of a CA bundle, or False, for the requests to the token endpoint
+    """
+
+    requires_response_body = True
+
+    def __init__(self, connection: Connection, base_url: str, verify: str | bool = True) -> None:
+        self._connection = connection
+        self._hook = _databricks_hook(connection, base_url, verify)
+        self._lock = threading.Lock()
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that authenticate a request now."""
+        with self._lock, _token_errors(self._connection):
+            return self._as_headers(*self._hook.credentials())
+
+    async def aheaders(self) -> dict[str, str]:
+        """Return the same without blocking the event loop."""
+        with _token_errors(self._connection):
+            async with self._hook as hook:  # opens the session that its token requests need
+                return self._as_headers(*await hook.acredentials())
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the headers; once more with a new token if the workspace refused this one."""
+        request.headers.update(self.headers())
+        response = yield request
+        response.read()
+        if self._is_renewable(response):
+            request.headers.update(self.headers())
+            yield request
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Do the same on the event loop."""
+        request.headers.update(await self.aheaders())
+        response = yield request
+        await response.aread()
+        if self._is_renewable(response):
+            request.headers.update(await self.aheaders())
+            yield request
+
+    def _as_headers(self, token: str | None, azure: Mapping[str, str]) -> dict[str, str]:
+        if token:
+            _check_token(self._connection, token)
+            return {**azure, "Authorization": f"Bearer {token}"}
+        if not (self._connection.login and self._connection.password):
+            raise ConnectionConfigError(
+                f"Connection {self._connection.conn_id!r} has no credentials: put a personal access token into the "
+                "password, or choose one of the Databricks provider's other kinds of authentication."
+            )
+        basic = base64.b64encode(f"{self._connection.login}:{self._connection.password}".encode()).decode()
+        return {**azure, "Authorization": f"Basic {basic}"}
+
+    def _is_renewable(self, response: httpx.Response) -> bool:
+        """Whether a refused token was one that can be had anew; if so, it is forgotten."""
+        if not self._hook.oauth_tokens or not is_refused_token(response.status_code, response.text):
+            return False
+        self._hook.oauth_tokens.clear()
+        return True
+
+
+def _databricks_hook(connection: Connection, base_url: str, verify: str | bool) -> Any:
+    """Return the official hook, made to ask this address for tokens: it takes https and port 443 for granted."""
+    from airflow.providers.databricks.hooks.databricks_base import BaseDatabricksHook
+
+    class Hook(BaseDatabricksHook):
+        # The provider's own asks Airflow for the metadata of all providers.
+        user_agent_header = {"user-agent": USER_AGENT}  # noqa: RUF012 - replaces a cached property
+
+        def credentials(self) -> tuple[str | None, dict[str, str]]:
+            return self._get_token(), self._get_aad_headers()
+
+        async def acredentials(self) -> tuple[str | None, dict[str, str]]:
+            return await self._a_get_token(), await self._a_get_aad_headers()
+
+        def _get_oidc_token_service_url(self) -> str:
+            return f"{base_url}/oidc/v1/token"
+
+        def _get_requests_kwargs(self) -> dict[str, Any]:
+            return {**super()._get_requests_kwargs(), **({} if verify is True else {"verify": verify})}
+
+        def _get_aiohttp_kwargs(self, url: str) -> dict[str, Any]:
+            own = {}
+            if verify is not True:
+                own["ssl"] = ssl.create_default_context(cafile=verify) if verify else False
+            return {**super()._get_aiohttp_kwargs(url), **own}
+
+    hook = Hook(connection.conn_id, caller="airflow-uc-models")
+    hook.__dict__["databricks_conn"] = connection  # read already, and not to be read on an event loop
+    return hook
+
+
+@contextmanager
+def _token_errors(connection: Connection) -> Generator[None, None, None]:
+    """Tell a refused login from a token endpoint that does not answer, and never quote a token."""
+    try:
+        yield
+    except UCModelsError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if "access_token" in text:
+            text = "the answer was no bearer token"
+        for secret in (connection.password, *map(str, connection.extra_dejson.values())):
+            text = text.replace(secret, "***") if secret and len(secret) > 7 else text
+        status = getattr(error, "status", None)
+        if found := re.search(r"Status Code: (\d{3})", text):
+            status = int(found[1])
+        message = f"Connection {connection.conn_id!r}: no token could be had ({type(error).__name__}: {text[:400]})."
+        if status is not None and 400 <= status < 500 and status != 429:
+            raise UnauthenticatedError(f"{message} Check its credentials.", status=status) from None
+        if isinstance(error, ValueError) or (status is None and "Giving up" not in text):
+            raise ConnectionConfigError(message) from None
+        raise RegistryUnavailableError(message, status=status) from None

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from airflow_uc_models.exceptions import ConnectionConfigError
-from airflow_uc_models.hooks.auth import mlflow_auth
+from airflow_uc_models.hooks.auth import USER_AGENT, DatabricksAuth, mlflow_auth, unity_catalog_auth
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
+from airflow_uc_models.registry.mlflow_rest import UNITY_CATALOG, UNITY_CATALOG_PREFIX, MlflowRestRegistry
+from airflow_uc_models.registry.unity_catalog_rest import PREFIX as OPEN_SOURCE_PREFIX
+from airflow_uc_models.registry.unity_catalog_rest import UnityCatalogRestRegistry
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 _YEAR = 365 * 24 * 3600.0
+_EXAMPLES = {
+    "databricks": "https://adb-1234567890123456.7.azuredatabricks.net",
+    "unity_catalog": "http://unity-catalog:8080",
+}
 _TRUE, _FALSE = {"true", "1", "yes", ""}, {"false", "0", "no"}
 
 
@@ -30,6 +36,7 @@ class Endpoint:
     :param registry: the protocol to speak
     :param transport: how to reach it
     :param web_url: where people's browsers reach its pages
+    :param page: from that address, a model's name and a version to the page of the version, or of the model
     :param connection: login, password and host, for those who must hand them to mlflow
     :param extra: the connection's extra, read once
     """
@@ -40,6 +47,7 @@ class Endpoint:
     web_url: str
     connection: Connection = field(repr=False)
     extra: Mapping[str, Any] = field(repr=False)
+    page: Callable[[str, str, int | None], str] = field(repr=False)
 
     @property
     def address(self) -> str:
@@ -52,8 +60,7 @@ class Endpoint:
 
     def model_version_url(self, name: str, version: int | None) -> str:
         """Return the page of a model version, or of the model."""
-        path = f"{self.web_url}/#/models/{quote(name, safe='')}"
-        return path if version is None else f"{path}/versions/{version}"
+        return self.page(self.web_url, name, version)
 
 
 def endpoint_of(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
@@ -81,31 +88,115 @@ def _mlflow(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
         hint=f"Is the server running, and are host and port of connection {connection.conn_id!r} right?",
     )
     web_url = str(extra.get("web_url") or base_url).rstrip("/")
-    return Endpoint(connection.conn_id, registry, transport, web_url, connection, extra)
+    return Endpoint(connection.conn_id, registry, transport, web_url, connection, extra, _mlflow_page)
 
 
-_BUILDERS: dict[str, Callable[[Connection, Mapping[str, Any]], Endpoint]] = {"mlflow": _mlflow}
+def _mlflow_page(web_url: str, name: str, version: int | None) -> str:
+    page = f"{web_url}/#/models/{quote(name, safe='')}"
+    return page if version is None else f"{page}/versions/{version}"
 
 
-def _base_url(connection: Connection) -> str:
+def _databricks(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
+    """Read a connection of the official provider: Models in Unity Catalog of that workspace."""
+    conn_id = connection.conn_id
+    if extra.get("registry") not in (None, "", "unity_catalog"):
+        raise ConnectionConfigError(
+            f"Connection {conn_id!r}: extra 'registry' is {extra['registry']!r}; of a workspace's registries only "
+            "unity_catalog is served. Models of the legacy workspace registry are migrated by mlflow's own copy."
+        )
+    registry = MlflowRestRegistry(UNITY_CATALOG_PREFIX, UNITY_CATALOG)
+    # The provider takes the scheme from the schema field, which people also use for a default SQL schema.
+    scheme = connection.schema if connection.schema in {"http", "https"} else "https"
+    base_url = _base_url(connection, host=extra.get("host") or connection.host, scheme=scheme)
+    base_url = base_url.removesuffix(urlsplit(base_url).path)  # people paste the address of some page
+    verify = _verify(conn_id, extra, base_url)
+    transport = Transport(
+        base_url=base_url,
+        auth=DatabricksAuth(connection, base_url, verify if isinstance(verify, bool) else str(extra["verify"])),
+        verify=verify,
+        proxy=_proxy(conn_id, extra, base_url),
+        timeout=_seconds(conn_id, extra, "timeout", 30.0, least=0.001),
+        max_retry_seconds=_seconds(conn_id, extra, "max_retry_seconds", 60.0),
+        label=registry.capabilities.label,
+        hint=f"Is the host of connection {conn_id!r} the workspace's address?",
+        headers={"User-Agent": USER_AGENT},
+    )
+    web_url = str(extra.get("web_url") or base_url).rstrip("/")
+    return Endpoint(conn_id, registry, transport, web_url, connection, extra, _catalog_explorer_page)
+
+
+def _catalog_explorer_page(web_url: str, name: str, version: int | None) -> str:
+    page = f"{web_url}/explore/data/models/{'/'.join(quote(level, safe='') for level in name.split('.'))}"
+    return page if version is None else f"{page}/version/{version}"
+
+
+def _proxy(conn_id: str, extra: Mapping[str, Any], base_url: str) -> str | None:
+    """Return the proxy for an address, as the Databricks provider reads ``proxies``."""
+    proxies = extra.get("proxies")
+    if not proxies:
+        return None
+    if not isinstance(proxies, Mapping) or set(proxies) - {"http", "https"} or not all(proxies.values()):
+        raise ConnectionConfigError(
+            f'Connection {conn_id!r}: extra \'proxies\' must be an object such as {{"https": "http://proxy:3128"}}.'
+        )
+    found = proxies.get(urlsplit(base_url).scheme)
+    return str(found) if found else None
+
+
+def _unity_catalog(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
+    """Read a connection to an open-source Unity Catalog server."""
+    registry = UnityCatalogRestRegistry()
+    # People paste the address that the server's other clients want.
+    base_url = _base_url(connection).removesuffix(OPEN_SOURCE_PREFIX)
+    transport = Transport(
+        base_url=base_url,
+        auth=unity_catalog_auth(connection, extra),
+        verify=_verify(connection.conn_id, extra, base_url),
+        timeout=_seconds(connection.conn_id, extra, "timeout", 30.0, least=0.001),
+        max_retry_seconds=_seconds(connection.conn_id, extra, "max_retry_seconds", 60.0),
+        label=registry.capabilities.label,
+        hint=f"Is the server running, and are host and port of connection {connection.conn_id!r} right?",
+    )
+    # The server has no pages of its own; its UI is another process.
+    web_url = str(extra.get("web_url") or "").rstrip("/")
+    return Endpoint(connection.conn_id, registry, transport, web_url, connection, extra, _unity_catalog_page)
+
+
+def _unity_catalog_page(web_url: str, name: str, version: int | None) -> str:
+    if not web_url:
+        return ""
+    page = f"{web_url}/models/{'/'.join(quote(level, safe='') for level in name.split('.'))}"
+    return page if version is None else f"{page}/versions/{version}"
+
+
+_BUILDERS: dict[str, Callable[[Connection, Mapping[str, Any]], Endpoint]] = {
+    "databricks": _databricks,
+    "mlflow": _mlflow,
+    "unity_catalog": _unity_catalog,
+}
+
+
+def _base_url(connection: Connection, *, host: str | None = None, scheme: str | None = None) -> str:
     """Put host, port and schema together; the host field may hold a whole URL."""
-    host = (connection.host or "").strip()
+    host = (host or connection.host or "").strip()
+    scheme = scheme or connection.schema or "http"
     if not host:
         raise ConnectionConfigError(
-            f"Connection {connection.conn_id!r} has no host; give the server's address, such as http://mlflow:5000."
+            f"Connection {connection.conn_id!r} has no host; give the server's address, such as "
+            f"{_EXAMPLES.get(connection.conn_type or '', 'http://mlflow:5000')}."
         )
     if "@" in host:  # before any message could quote it
         raise ConnectionConfigError(
             f"Connection {connection.conn_id!r} has credentials inside the host; put them into login and password."
         )
     try:
-        parts = urlsplit(host if "://" in host else f"{connection.schema or 'http'}://{host}")
+        parts = urlsplit(host if "://" in host else f"{scheme}://{host}")
         port = parts.port or connection.port
     except ValueError as error:
         raise ConnectionConfigError(f"Connection {connection.conn_id!r}: {host!r} is no address: {error}.") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConnectionConfigError(
-            f"Connection {connection.conn_id!r}: {host!r} is no http or https address; an MLflow server is reached "
+            f"Connection {connection.conn_id!r}: {host!r} is no http or https address; a server is reached "
             "as http://host:port. A database or file store is not a server: start one with `mlflow server`."
         )
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -78,15 +78,13 @@ class ModelRegistryHook(BaseHook):
         return True, f"{self.registry.capabilities.label} at {self.endpoint.address} answers; {seen}."
 
 
-class MlflowHook(ModelRegistryHook):
-    """The hook of connections of type ``mlflow``: an MLflow server."""
+class _FormHook(ModelRegistryHook):
+    """Base of hooks on connection types of our own."""
 
-    conn_type = "mlflow"
-    default_conn_name = "mlflow_default"
-    hook_name = "MLflow"
+    conn_type: ClassVar[str]
 
-    def __init__(self, registry_conn_id: str = default_conn_name) -> None:
-        super().__init__(registry_conn_id)
+    def __init__(self, registry_conn_id: str | None = None) -> None:
+        super().__init__(registry_conn_id or self.default_conn_name)
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -95,15 +93,36 @@ class MlflowHook(ModelRegistryHook):
         from wtforms import PasswordField, StringField
 
         return {
-            "token": PasswordField("Token", widget=BS3PasswordFieldWidget()),
-            "verify": StringField("TLS verification", widget=BS3TextFieldWidget()),
-            "web_url": StringField("Web address", widget=BS3TextFieldWidget()),
+            key: PasswordField(field["label"], widget=BS3PasswordFieldWidget())
+            if field["schema"].get("format") == "password"
+            else StringField(field["label"], widget=BS3TextFieldWidget())
+            for key, field in cls._form()["conn-fields"].items()
         }
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return which standard fields show, and how, for Airflow 3.1."""
-        from airflow_uc_models.provider_info import MLFLOW_FIELD_BEHAVIOUR
-
         keys = {"hidden-fields": "hidden_fields"}
-        return {keys.get(key, key): value for key, value in MLFLOW_FIELD_BEHAVIOUR.items()}
+        return {keys.get(key, key): value for key, value in cls._form()["ui-field-behaviour"].items()}
+
+    @classmethod
+    def _form(cls) -> dict[str, Any]:
+        from airflow_uc_models.provider_info import CONNECTION_TYPES
+
+        return next(form for form in CONNECTION_TYPES if form["connection-type"] == cls.conn_type)
+
+
+class MlflowHook(_FormHook):
+    """The hook of connections of type ``mlflow``: an MLflow server."""
+
+    conn_type = "mlflow"
+    default_conn_name = "mlflow_default"
+    hook_name = "MLflow"
+
+
+class UnityCatalogHook(_FormHook):
+    """The hook of connections of type ``unity_catalog``: an open-source Unity Catalog server."""
+
+    conn_type = "unity_catalog"
+    default_conn_name = "unity_catalog_default"
+    hook_name = "Unity Catalog (open source)"

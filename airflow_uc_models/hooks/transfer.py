@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import InvalidArgumentError, ModelContentError, NotFoundError, UCModelsError
-from airflow_uc_models.hooks import artifacts
+from airflow_uc_models.exceptions import (
+    ConflictError,
+    InvalidArgumentError,
+    ModelContentError,
+    NotFoundError,
+    UCModelsError,
+)
+from airflow_uc_models.hooks import artifacts, model_files
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.names import LocalSource, LoggedModelSource, ModelRef, ModelSource, RunSource
-from airflow_uc_models.registry import registration
+from airflow_uc_models.registry import registration, shared_numbers
 from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.comments import COPIED_FROM_REGISTRY_TAG, COPIED_FROM_TAG, OWN_TAGS
 
 log = logging.getLogger(__name__)
 
-COPIED_FROM_TAG = "airflow_copied_from"
-COPIED_FROM_REGISTRY_TAG = "airflow_copied_from_registry"
-_OWN_TAGS = (registration.TASK_KEY_TAG, COPIED_FROM_TAG, COPIED_FROM_REGISTRY_TAG)
+_TRIES = 3  # where a version number can turn out to be somebody else's, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +40,28 @@ class NewVersion:
 
     :param name: the registered model, created where it is missing
     :param key: the task key, carried as a tag
+    :param since: milliseconds since the epoch before which no try of the task can have made a version
     """
 
     name: str
     key: str
     description: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """A source that the tracking server knows."""
+    """Where the files come from, as the version will say.
+
+    :param run_id: the run, where the registry can look it up; the same goes for ``model_id``
+    """
 
     source: str
-    artifact_uri: str
+    artifact_uri: str = ""
     run_id: str | None = None
     model_id: str | None = None
+    workspace_id: str | None = None
 
 
 def register(
@@ -72,14 +83,16 @@ def register(
     required = signature_required or hook.registry.capabilities.signature_required
     if isinstance(source, LocalSource):
         _check_signature(artifacts.read_mlmodel(source.path), source.uri, required=required)
-        return _create_from_folder(hook, source.path, new)
+        return _create_from_folder(hook, source.path, new, _Origin(source.uri))
     origin = _origin(tracking, source)
     mlmodel = artifacts.mlmodel_at(tracking, origin.artifact_uri)
     _check_signature(mlmodel, source.uri, required=required)
-    if tracking.endpoint.is_same_server(hook.endpoint):
-        return _create(hook, new, source=origin.source, run_id=origin.run_id, model_id=origin.model_id)
-    with _downloaded(tracking, origin.artifact_uri) as folder:
-        return _create_from_folder(hook, folder, new)
+    is_same = tracking.endpoint.is_same_server(hook.endpoint)
+    if is_same and not hook.registry.capabilities.uploads:
+        return _create(hook, new, origin)
+    with _folder() as folder:
+        files = artifacts.download_files(tracking, origin.artifact_uri, folder)
+        return _create_from_folder(hook, files, new, origin if is_same else _Origin(origin.source))
 
 
 def copy(
@@ -95,6 +108,8 @@ def copy(
     :param copy_tags: all tags, none, or those with these keys
     """
     _check_tags(hook, new)
+    if not isinstance(copy_tags, bool) and copy_tags:
+        hook.registry.tag_rules()
     if earlier := _earlier(hook, new):
         return earlier
     version = source_hook.run(registration.resolve(source_hook.registry, reference))
@@ -107,16 +122,19 @@ def copy(
     if not is_same:
         origin_tags[COPIED_FROM_REGISTRY_TAG] = source_hook.endpoint.address
     carried = _carried(hook, version, copy_tags)
-    new = NewVersion(new.name, new.key, new.description or version.description, {**carried, **origin_tags, **new.tags})
-    if is_same:
-        return _create(hook, new, source=version.uri)
-    uri = source_hook.run(source_hook.registry.get_model_version_download_uri(version.name, version.version))
-    with _downloaded(source_hook, uri) as folder:
-        return _create_from_folder(hook, folder, new)
+    new = replace(new, description=new.description or version.description, tags={**carried, **origin_tags, **new.tags})
+    origin = _Origin(version.uri, "", version.run_id, version.model_id)
+    if is_same and not hook.registry.capabilities.uploads:
+        return _create(hook, new, origin)
+    if hook.registry.capabilities.signature_required and not source_hook.registry.capabilities.signature_required:
+        _check_signature(artifacts.version_mlmodel(source_hook, version), version.uri, required=True)
+    with _folder() as folder:
+        files = artifacts.download_version(source_hook, version, folder)
+        return _create_from_folder(hook, files, new, origin if is_same else _Origin(version.uri))
 
 
 def _earlier(hook: ModelRegistryHook, new: NewVersion) -> ModelVersion | None:
-    earlier = hook.run(registration.settle(hook.registry, new.name, new.key))
+    earlier = hook.run(registration.settle(hook.registry, new.name, new.key, since=new.since))
     if earlier:
         log.info("Version %s of %s was made by an earlier try of this task", earlier.version, earlier.name)
     return earlier
@@ -127,52 +145,99 @@ def _origin(tracking: ModelRegistryHook, source: RunSource | LoggedModelSource) 
     registry = tracking.registry
     if isinstance(source, LoggedModelSource):
         model = tracking.run(registry.get_logged_model(source.model_id))
-        return _Origin(source.uri, model.artifact_uri or "", model.source_run_id, model.model_id)
+        return _Origin(source.uri, model.artifact_uri or "", model.source_run_id, model.model_id, model.workspace_id)
     run = tracking.run(registry.get_run(source.run_id))
     for model_id in reversed(run.model_ids):
         model = tracking.run(registry.get_logged_model(model_id))
         if model.name == source.path:
-            return _Origin(f"models:/{model_id}", model.artifact_uri or "", run.run_id, model_id)
+            return _Origin(f"models:/{model_id}", model.artifact_uri or "", run.run_id, model_id, run.workspace_id)
     # Before MLflow 3 a model was a folder among the run's artifacts.
     uri = f"{(run.artifact_uri or '').rstrip('/')}/{source.path}"
-    return _Origin(uri, uri, run.run_id)
+    return _Origin(uri, uri, run.run_id, None, run.workspace_id)
 
 
-def _create(hook: ModelRegistryHook, new: NewVersion, **origin: Any) -> ModelVersion:
-    registry = hook.registry
-    tags = {**new.tags, registration.TASK_KEY_TAG: new.key}
+def _create_call(
+    hook: ModelRegistryHook, new: NewVersion, origin: _Origin, dependencies: Sequence[Mapping[str, str]] = ()
+) -> Callable[[], Call[ModelVersion]]:
+    description, tags = registration.keyed(hook.registry, new.key, new.description, new.tags)
+    return lambda: hook.registry.create_model_version(
+        new.name,
+        origin.source,
+        run_id=origin.run_id,
+        description=description,
+        tags=tags,
+        model_id=origin.model_id,
+        dependencies=dependencies,
+        run_workspace_id=origin.workspace_id,
+    )
 
-    def create() -> Call[ModelVersion]:
-        return registry.create_model_version(new.name, description=new.description, tags=tags, **origin)
 
-    _, made_model = hook.run(registration.ensure_registered_model(registry, new.name, new.key))
-    try:
-        version, made = hook.run(registration.create_version_once(registry, new.name, new.key, create))
-    except BaseException:
-        if made_model:
-            _drop_quietly(hook, new.name)
-        raise
+def _create(hook: ModelRegistryHook, new: NewVersion, origin: _Origin) -> ModelVersion:
+    """Make a version that refers to files which the server can reach."""
+    create = _create_call(hook, new, origin)
+    with _model_ensured(hook, new):
+        version, made = hook.run(registration.create_version_once(hook.registry, new.name, new.key, create))
     log.info("%s version %s of %s", "Created" if made else "Found", version.version, version.name)
     return version
 
 
-def _create_from_folder(hook: ModelRegistryHook, folder: Path, new: NewVersion) -> ModelVersion:
-    model_id = artifacts.upload_logged_model(hook, folder, new.name, new.key)
-    return _create(hook, new, source=f"models:/{model_id}", model_id=model_id)
+def _create_from_folder(hook: ModelRegistryHook, folder: Path, new: NewVersion, origin: _Origin) -> ModelVersion:
+    if not hook.registry.capabilities.uploads:
+        model_id = artifacts.upload_logged_model(hook, folder, new.name, new.key)
+        return _create(hook, new, _Origin(f"models:/{model_id}", model_id=model_id))
+    create = _create_call(hook, new, origin, artifacts.check_for_upload(folder))
+    with _model_ensured(hook, new):
+        for tries_left in reversed(range(1 if hook.registry.capabilities.unique_versions else _TRIES)):
+            try:
+                return _upload(hook, folder, new, create)
+            except ConflictError as error:
+                if not tries_left:
+                    raise
+                log.warning("Making another version: %s", error)
+    raise AssertionError("unreachable")
 
 
-def _drop_quietly(hook: ModelRegistryHook, name: str) -> None:
-    """Clean up without hiding the error that made it necessary."""
+def _upload(
+    hook: ModelRegistryHook, folder: Path, new: NewVersion, create: Callable[[], Call[ModelVersion]]
+) -> ModelVersion:
+    registry = hook.registry
+    pending = hook.run(registration.create_pending_version(registry, new.name, new.key, create, since=new.since))
     try:
-        hook.run(registration.drop_if_empty(hook.registry, name))
-    except UCModelsError as error:
-        log.warning("Registered model %s was left empty: %s", name, error)
+        model_files.upload(hook, pending, folder)
+        version = hook.run(registration.finish_version(registry, pending, new.key, since=new.since))
+    except BaseException:
+        _clean_quietly(hook, shared_numbers.delete_own(registry, pending), pending.uri)
+        raise
+    log.info("Created version %s of %s", version.version, version.name)
+    return version
 
 
 @contextmanager
-def _downloaded(hook: ModelRegistryHook, artifact_uri: str) -> Generator[Path, None, None]:
+def _model_ensured(hook: ModelRegistryHook, new: NewVersion) -> Generator[None, None, None]:
+    """Create the registered model where it is missing; it goes again if its first version fails."""
+    _, made = hook.run(registration.ensure_registered_model(hook.registry, new.name, new.key))
+    try:
+        yield
+    except BaseException:
+        if made:
+            _clean_quietly(hook, registration.drop_if_empty(hook.registry, new.name), new.name)
+        raise
+
+
+def _clean_quietly(hook: ModelRegistryHook, call: Call[Any], what: str) -> None:
+    """Clean up without hiding the error that made it necessary."""
+    try:
+        hook.run(call)
+    except NotFoundError:
+        pass
+    except UCModelsError as error:
+        log.warning("%s was left behind incomplete: %s", what, error)
+
+
+@contextmanager
+def _folder() -> Generator[Path, None, None]:
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
-        yield artifacts.download_files(hook, artifact_uri, Path(folder))
+        yield Path(folder)
 
 
 def _check_tags(hook: ModelRegistryHook, new: NewVersion) -> None:
@@ -199,8 +264,11 @@ def _carried(hook: ModelRegistryHook, version: ModelVersion, copy_tags: bool | l
     wanted = set(version.tags) if copy_tags is True else set(copy_tags)
     if missing := wanted - set(version.tags):
         raise NotFoundError(f"{version.name}/{version.version} has no tag {', '.join(map(repr, sorted(missing)))}.")
+    if hook.registry.capabilities.tags is None and wanted:
+        log.warning("The %s has no tags; not carried along: %s", hook.registry.capabilities.label, sorted(wanted))
+        return {}
     carried = {}
-    for key in sorted(wanted - set(_OWN_TAGS)):
+    for key in sorted(wanted - set(OWN_TAGS)):
         try:
             hook.registry.tag_rules().check({key: version.tags[key]})
         except InvalidArgumentError as error:

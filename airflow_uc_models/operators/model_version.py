@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.folders import download_to
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.hooks.transfer import NewVersion, copy, register
+from airflow_uc_models.hooks.transfer import copy, register
 from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import resolve
+from airflow_uc_models.registry.registration import redescribed, resolve
 from airflow_uc_models.registry.retention import delete_older, delete_one, search_versions
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class RegisterModelOperator(ModelOperator):
 
     The source is checked first: it must exist, hold an MLmodel file and, unless told otherwise, have a signature. A
     local folder is uploaded as a logged model before. The version carries the tag ``airflow_task_key``, by which a
-    retry finds it instead of making a second one.
+    retry finds it instead of making a second one; an open-source Unity Catalog server has no tags, and there it is the
+    last line of the description.
 
     XCom: the model version.
 
@@ -73,11 +74,11 @@ class RegisterModelOperator(ModelOperator):
     def perform(self, context: Context) -> Any:
         """Register the model."""
         name, source = self.hook.registry.normalize(self.model_name), parse_source(self.model_uri)
-        key = self.task_key(context, f"register {source.uri} as {name}")
+        what = f"register {source.uri} as {name}"
         version = register(
             self.hook,
             source,
-            NewVersion(name, key, self.description, str_tags(self.tags)),
+            self.new_version(context, name, what, description=self.description, tags=str_tags(self.tags)),
             tracking=ModelRegistryHook(self.tracking_conn_id) if self.tracking_conn_id else None,
             signature_required=self.signature_required,
         )
@@ -91,7 +92,8 @@ class CopyModelVersionOperator(ModelRegistryOperator):
     Name the source by ``model_uri``, or by ``model_name`` with ``version`` or ``alias``. An alias is resolved once.
     Description and tags go along. The copy says where it came from in the tag ``airflow_copied_from`` (and
     ``airflow_copied_from_registry``, if that is another server), and carries ``airflow_task_key``, by which a retry
-    finds it instead of making a second one. Within one MLflow server the copy refers to the same files; between
+    finds it instead of making a second one; without tags in the registry these are the last lines of the
+    description. Within one MLflow server the copy refers to the same files; between
     servers they are downloaded and uploaded.
 
     XCom: the new model version.
@@ -150,9 +152,9 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         name = destination.registry.normalize(self.destination_model_name)
         if isinstance(self.copy_tags, str):
             raise InvalidArgumentError(f"copy_tags is True, False or a list of tag keys, not {self.copy_tags!r}.")
-        key = self.task_key(context, f"copy {reference.uri} to {name}")
+        new = self.new_version(context, name, f"copy {reference.uri} to {name}")
         tags = self.copy_tags if isinstance(self.copy_tags, bool) else list(self.copy_tags)
-        version = copy(self.hook, reference, destination, NewVersion(name, key), copy_tags=tags)
+        version = copy(self.hook, reference, destination, new, copy_tags=tags)
         store_link(context, destination.endpoint.model_version_url(version.name, version.version))
         return version.to_xcom()
 
@@ -191,6 +193,8 @@ class GetModelVersionOperator(ModelVersionOperator):
 class UpdateModelVersionOperator(ModelVersionOperator):
     """Replace the description of a model version.
 
+    Where the registry has no tags, lines ``airflow_...: ...`` at its end stay, by which tasks know their versions.
+
     XCom: the model version.
 
     Raises: missing model, version or alias.
@@ -213,7 +217,8 @@ class UpdateModelVersionOperator(ModelVersionOperator):
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Update the version."""
         found = yield from resolve(registry, self.reference())
-        yield from registry.update_model_version(found.name, found.version, description=self.description)
+        description = redescribed(registry, found, self.description)
+        yield from registry.update_model_version(found.name, found.version, description=description)
         self.link_to(context, found.name, found.version)
         return (yield from registry.get_model_version(found.name, found.version)).to_xcom()
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_uc_models.exceptions import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnknownEffectError
-from airflow_uc_models.names import ModelName, parse_schema
+from airflow_uc_models.names import ModelName
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import create_model_once
+from airflow_uc_models.registry.registration import create_model_once, redescribed
+from airflow_uc_models.registry.retention import delete_model
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -20,7 +21,8 @@ class CreateRegisteredModelOperator(ModelOperator):
     """Create a registered model, or make sure that there is one.
 
     An existing model is left as it is. A retry knows the model that its earlier try created by the tag
-    ``airflow_task_key`` and does not take it for somebody else's.
+    ``airflow_task_key`` and does not take it for somebody else's. An open-source Unity Catalog server has no tags:
+    there the last line of the description is ``airflow_task_key: <key>``.
 
     XCom: the registered model.
 
@@ -69,6 +71,8 @@ class CreateRegisteredModelOperator(ModelOperator):
 class UpdateRegisteredModelOperator(ModelOperator):
     """Replace the description of a registered model.
 
+    Where the registry has no tags, lines ``airflow_...: ...`` at its end stay, by which tasks know their models.
+
     XCom: the registered model.
 
     Raises: missing model.
@@ -89,7 +93,10 @@ class UpdateRegisteredModelOperator(ModelOperator):
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Update the model."""
         name = registry.normalize(self.model_name)
-        yield from registry.update_registered_model(name, description=self.description)
+        description = self.description
+        if registry.capabilities.tags is None:
+            description = redescribed(registry, (yield from registry.get_registered_model(name)), description)
+        yield from registry.update_registered_model(name, description=description)
         self.link_to(context, name)
         return (yield from registry.get_registered_model(name)).to_xcom()
 
@@ -171,7 +178,7 @@ class DeleteRegisteredModelOperator(ModelOperator):
         """Delete the model."""
         name = registry.normalize(self.model_name)
         try:
-            yield from registry.delete_registered_model(name)
+            yield from delete_model(registry, name)
             deleted = True
         except NotFoundError:
             if not (self.missing_ok or self.is_retry(context)):
@@ -234,14 +241,9 @@ class SearchRegisteredModelsOperator(ModelRegistryOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:  # noqa: ARG002 - one signature for all calls
         """Search for models."""
-        prefix = ""
-        if self.schema:
-            prefix = ".".join(parse_schema(self.schema)) + "."
-            prefix = prefix.lower() if registry.capabilities.lowercase_names else prefix
-        filters = [self.filter_string] if self.filter_string else []
-        if prefix and registry.capabilities.tag_search:
-            filters.append(f"name LIKE '{prefix}%'")
-        models = yield from registry.search_registered_models(filter_string=" and ".join(filters) or None)
-        found = sorted((m for m in models if m.name.startswith(prefix)), key=lambda m: m.name)
+        models = yield from registry.search_registered_models(
+            filter_string=self.filter_string or None, schema=self.schema or None
+        )
+        found = sorted(models, key=lambda m: m.name)
         self.log.info("Found %d registered models", len(found))
         return [model.to_xcom() for model in found]

@@ -38,6 +38,7 @@ def move_alias(
 
     :param expected_version: move only if the alias points there now; 0 means that it must not exist yet
     """
+    registry.expect_aliases()
     name, alias, version = registry.normalize(name), parse_alias(alias), parse_version(version)
     model = yield from registry.get_registered_model(name)
     current = model.aliases.get(alias)
@@ -77,6 +78,7 @@ def rollback_alias(
     :param steps: how many moves to take back
     :param to_version: instead of steps, the version to go back to
     """
+    registry.expect_aliases()
     name, alias = registry.normalize(name), parse_alias(alias)
     model = yield from registry.get_registered_model(name)
     current, before = model.aliases.get(alias), _history(model, alias)
@@ -115,6 +117,7 @@ def rollback_alias(
 
 def delete_alias(registry: Registry, name: str, alias: str) -> Call[None]:
     """Delete an alias; its history stays on the model, so that a later alias of that name can be rolled back."""
+    registry.expect_aliases()
     name, alias = registry.normalize(name), parse_alias(alias)
     model = yield from registry.get_registered_model(name)
     if alias not in model.aliases:

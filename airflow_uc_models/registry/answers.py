@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from airflow_uc_models.exceptions import (
@@ -14,6 +15,7 @@ from airflow_uc_models.exceptions import (
 from airflow_uc_models.registry.call import Request, Response
 
 _EXCERPT = 400
+_BAD_TOKEN = re.compile(r"\b(invalid|expired) (\w+ )?token", re.IGNORECASE)
 _NO_REGISTRY = "That is not how a model registry answers: check host, port and path prefix of the connection."
 
 
@@ -40,14 +42,18 @@ def error_of(response: Response, request: Request, label: str) -> RegistryError:
     body = response.body() or {}
     code = body.get("error_code")
     code = code if isinstance(code, str) else None
-    error_class = classify(response.status, code)
-    said = str(body.get("message") or response.text.strip() or "no text")
-    said = _excerpt(said)
+    said = _excerpt(str(body.get("message") or response.text.strip() or "no text"))
+    error_class = UnauthenticatedError if is_refused_token(response.status, said) else classify(response.status, code)
     message = f"Could not {request.action}: the {label} answered {response.status}"
     message += f" {code}: {said}" if code else f": {said}"
     if not message.endswith((".", "!", "?")):
         message += "."
     return error_class(message + _advice(error_class, response, request, code), status=response.status, error_code=code)
+
+
+def is_refused_token(status: int, text: str) -> bool:
+    """Whether an answer refuses the token: Databricks says so with 403, too (databricks-sdk-go#1046)."""
+    return status == 401 or (status == 403 and bool(_BAD_TOKEN.search(text)))
 
 
 def _advice(error_class: type[RegistryError], response: Response, request: Request, code: str | None) -> str:

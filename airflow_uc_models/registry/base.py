@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class Capabilities:
     :param uploads: a version is a copy of the files, pushed by the client; else it points to where they are
     :param moves_between_schemas: a rename may change catalog and schema
     :param max_aliases: aliases per model
+    :param unique_versions: no two versions of a model ever get the same number
     """
 
     label: str
@@ -75,6 +76,7 @@ class Capabilities:
     uploads: bool
     moves_between_schemas: bool
     max_aliases: int | None = None
+    unique_versions: bool = True
 
 
 class Registry(ABC):
@@ -116,8 +118,9 @@ class Registry(ABC):
         filter_string: str | None = None,
         order_by: list[str] | None = None,
         max_results: int | None = None,
+        schema: str | None = None,
     ) -> Call[list[RegisteredModel]]:
-        """Return all matching models, reading pages to the end."""
+        """Return all matching models, reading pages to the end; ``schema`` is a ``catalog.schema`` to look in."""
 
     @abstractmethod
     def set_registered_model_tag(self, name: str, key: str, value: str) -> Call[None]:
@@ -139,8 +142,15 @@ class Registry(ABC):
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
         model_id: str | None = None,
+        dependencies: Sequence[Mapping[str, str]] = (),
+        run_workspace_id: str | None = None,
     ) -> Call[ModelVersion]:
-        """Create the next version of a model; where files are uploaded it is PENDING_REGISTRATION until finalized."""
+        """Create the next version of a model; where files are uploaded it is PENDING_REGISTRATION until finalized.
+
+        ``dependencies`` are the functions, endpoints ... that the model uses, as ``{"type": ..., "name": ...}``, and
+        ``run_workspace_id`` is the workspace of the run, by which the version links to it; only Unity Catalog on
+        Databricks keeps them.
+        """
 
     @abstractmethod
     def finalize_model_version(self, name: str, version: int) -> Call[ModelVersion]:
@@ -211,11 +221,26 @@ class Registry(ABC):
         parsed = ModelName.parse(name)
         return str(parsed.lower() if self.capabilities.lowercase_names else parsed)
 
+    def _renamed(self, name: str, new_name: str) -> tuple[str, str]:
+        """Return both names of a rename as stored; InvalidArgumentError if the registry cannot move a model so far."""
+        old, new = ModelName.parse(self.normalize(name)), ModelName.parse(self.normalize(new_name))
+        if not self.capabilities.moves_between_schemas and old.full_schema != new.full_schema:
+            raise InvalidArgumentError(
+                f"A rename in {self.capabilities.label} stays within its schema: {old} cannot become {new}. "
+                "Copy its versions with CopyModelVersionOperator instead."
+            )
+        return str(old), str(new)
+
     def tag_rules(self) -> TagRules:
         """Return the rules for tags; UnsupportedOperationError where there are none."""
         if self.capabilities.tags is None:
             raise self.unsupported("tags")
         return self.capabilities.tags
+
+    def expect_aliases(self) -> None:
+        """Raise UnsupportedOperationError where there are no aliases."""
+        if not self.capabilities.aliases:
+            raise self.unsupported("aliases", "Name the version by its number.")
 
     def unsupported(self, what: str, instead: str = "") -> UnsupportedOperationError:
         """Build the error for something that this registry does not have."""

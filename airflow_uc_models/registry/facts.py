@@ -51,6 +51,7 @@ def champion_of(registry: Registry, name: str, alias: str) -> Call[ModelVersion 
 
     Raises: InvalidArgumentError if the model has the alias in other letter case; that is a slip, not a missing one.
     """
+    registry.expect_aliases()
     alias = parse_alias(alias)
     try:
         model = yield from registry.get_registered_model(name)

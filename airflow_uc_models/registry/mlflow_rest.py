@@ -6,20 +6,19 @@ Paths, methods and bodies are those of MLflow's own clients (``mlflow/store/mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
-from airflow_uc_models.exceptions import NotFoundError
-from airflow_uc_models.names import parse_alias, parse_version
+from airflow_uc_models.names import parse_alias, parse_schema, parse_version
 from airflow_uc_models.registry import wire
-from airflow_uc_models.registry.answers import expect_object, unreadable
-from airflow_uc_models.registry.base import Capabilities, Registry, TagRules, str_tags
-from airflow_uc_models.registry.call import Call, Request, Response
+from airflow_uc_models.registry.base import Capabilities, TagRules, str_tags
+from airflow_uc_models.registry.call import Call, Request
 from airflow_uc_models.registry.privileges import needs
-
-T = TypeVar("T")
+from airflow_uc_models.registry.rest import RestRegistry
 
 MLFLOW_PREFIX = "/api/2.0/mlflow"
 UNITY_CATALOG_PREFIX = "/api/2.0/mlflow/unity-catalog"
@@ -63,11 +62,13 @@ UNITY_CATALOG = Capabilities(
 # MlflowClient's own page sizes (mlflow/store/model_registry/__init__.py)
 _MODEL_PAGE = 100
 _VERSION_PAGE = 10_000
+_WORKSPACE_ID = "x-databricks-org-id"  # a workspace puts its number on every answer
+_BY_NAME = re.compile(r"""\s*name\s*=\s*(['"])(?P<name>[^'"]+)\1""")
 # Prompts are registered models with a tag; MlflowClient leaves them out of its search, too.
 _NO_PROMPTS = "tag.`mlflow.prompt.is_prompt` != 'true'"
 
 
-class MlflowRestRegistry(Registry):
+class MlflowRestRegistry(RestRegistry):
     """An MLflow server (``/api/2.0/mlflow``) or Unity Catalog (``/api/2.0/mlflow/unity-catalog``).
 
     :param prefix: the path prefix of registry calls
@@ -110,7 +111,7 @@ class MlflowRestRegistry(Registry):
         return (yield from self._ask(request, wire.registered_model))
 
     def rename_registered_model(self, name: str, new_name: str) -> Call[RegisteredModel]:
-        name, new_name = self.normalize(name), self.normalize(new_name)
+        name, new_name = self._renamed(name, new_name)
         action = f"rename registered model {name} to {new_name}"
         method, path = ("PATCH", "update") if self.is_unity_catalog else ("POST", "rename")
         request = self._on(
@@ -138,14 +139,22 @@ class MlflowRestRegistry(Registry):
         filter_string: str | None = None,
         order_by: list[str] | None = None,
         max_results: int | None = None,
+        schema: str | None = None,
     ) -> Call[list[RegisteredModel]]:
         if self.is_unity_catalog and (filter_string or order_by):
             raise self.unsupported("filter_string and order_by for registered models", "Give schema instead.")
+        prefix = f"{'.'.join(parse_schema(schema))}." if schema else ""
+        prefix = prefix.lower() if self.capabilities.lowercase_names else prefix
         if not self.is_unity_catalog:
-            filter_string = f"{filter_string} AND {_NO_PROMPTS}" if filter_string else _NO_PROMPTS
+            parts = [filter_string, f"name LIKE '{prefix}%'" if prefix else None, _NO_PROMPTS]
+            filter_string = " AND ".join(part for part in parts if part)
         query = wire.drop_unset(filter=filter_string or None, order_by=order_by or None)
         request = self._request("GET", "registered-models/search", "search registered models", "", query)
-        return (yield from self._pages(request, wire.registered_models, max_results, _MODEL_PAGE))
+
+        def matching(body: Mapping[str, Any]) -> list[RegisteredModel]:
+            return [model for model in wire.registered_models(body) if model.name.startswith(prefix)]
+
+        return (yield from self._pages(request, matching, max_results, _MODEL_PAGE))
 
     def set_registered_model_tag(self, name: str, key: str, value: str) -> Call[None]:
         name = self.normalize(name)
@@ -180,6 +189,8 @@ class MlflowRestRegistry(Registry):
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
         model_id: str | None = None,
+        dependencies: Sequence[Mapping[str, str]] = (),
+        run_workspace_id: str | None = None,
     ) -> Call[ModelVersion]:
         name = self.normalize(name)
         body = wire.drop_unset(
@@ -190,11 +201,18 @@ class MlflowRestRegistry(Registry):
             tags=self._tags(tags),
             model_id=model_id or None,
         )
+        if self.is_unity_catalog:
+            # feature_deps belong to the feature store; outside of Databricks MLflow says that there are none, too
+            body |= wire.drop_unset(
+                feature_deps="",
+                model_version_dependencies=list(dependencies) or None,
+                run_tracking_server_id=run_workspace_id or None,
+            )
         action = f"create a version of {name} from {source}"
         request = self._on(
             "POST", "model-versions/create", "create_model_version", name, action, body, repeatable=False
         )
-        return (yield from self._ask(request, wire.model_version))
+        return (yield from self._ask(request, self._version_of))
 
     def finalize_model_version(self, name: str, version: int) -> Call[ModelVersion]:
         if not self.is_unity_catalog:
@@ -202,19 +220,19 @@ class MlflowRestRegistry(Registry):
         name, body = self._version(name, version)
         action = f"finalize model version {name}/{version}"
         request = self._on("POST", "model-versions/finalize", "finalize_model_version", name, action, body)
-        return (yield from self._ask(request, wire.model_version))
+        return (yield from self._ask(request, self._version_of))
 
     def get_model_version(self, name: str, version: int) -> Call[ModelVersion]:
         name, query = self._version(name, version)
         action = f"get model version {name}/{version}"
         request = self._on("GET", "model-versions/get", "get_model_version", name, action, query)
-        return (yield from self._ask(request, wire.model_version))
+        return (yield from self._ask(request, self._version_of))
 
     def get_model_version_by_alias(self, name: str, alias: str) -> Call[ModelVersion]:
         name, query = self._alias(name, alias)
         action = f"get the version of {name} that alias {alias!r} points to"
         request = self._on("GET", "registered-models/alias", "get_model_version_by_alias", name, action, query)
-        return (yield from self._ask(request, wire.model_version))
+        return (yield from self._ask(request, self._version_of))
 
     def get_model_version_download_uri(self, name: str, version: int) -> Call[str]:
         name, query = self._version(name, version)
@@ -229,7 +247,7 @@ class MlflowRestRegistry(Registry):
         action = f"update the description of model version {name}/{version}"
         body["description"] = description
         request = self._on("PATCH", "model-versions/update", "update_model_version", name, action, body)
-        return (yield from self._ask(request, wire.model_version))
+        return (yield from self._ask(request, self._version_of))
 
     def delete_model_version(self, name: str, version: int) -> Call[None]:
         name, body = self._version(name, version)
@@ -248,8 +266,10 @@ class MlflowRestRegistry(Registry):
             raise self.unsupported("order_by for model versions")
         query = wire.drop_unset(filter=filter_string, order_by=order_by or None)
         action = f"search model versions with {filter_string}"
-        request = self._request("GET", "model-versions/search", action, "", query)
-        return (yield from self._pages(request, wire.model_versions, max_results, _VERSION_PAGE))
+        name = _BY_NAME.match(filter_string)
+        wanted = needs("search_model_versions", name["name"], unity_catalog=self.is_unity_catalog) if name else ""
+        request = self._request("GET", "model-versions/search", action, wanted, query)
+        return (yield from self._pages(request, self._versions_of, max_results, _VERSION_PAGE))
 
     def set_model_version_tag(self, name: str, version: int, key: str, value: str) -> Call[None]:
         name, body = self._version(name, version)
@@ -286,13 +306,24 @@ class MlflowRestRegistry(Registry):
 
     def get_run(self, run_id: str) -> Call[Run]:
         request = Request("GET", f"{MLFLOW_PREFIX}/runs/get", {"run_id": run_id}, action=f"get run {run_id}")
-        return (yield from self._ask(request, wire.run))
+        response = yield request
+        return replace(self._read(response, request, wire.run), workspace_id=response.headers.get(_WORKSPACE_ID))
 
     def get_logged_model(self, model_id: str) -> Call[LoggedModel]:
         path = f"{MLFLOW_PREFIX}/logged-models/{quote(model_id, safe='')}"
-        return (yield from self._ask(Request("GET", path, action=f"get logged model {model_id}"), wire.logged_model))
+        request = Request("GET", path, action=f"get logged model {model_id}")
+        response = yield request
+        model = self._read(response, request, wire.logged_model)
+        return replace(model, workspace_id=response.headers.get(_WORKSPACE_ID))
 
     # -- the parts that verbs are made of
+
+    def _version_of(self, body: Mapping[str, Any]) -> ModelVersion:
+        version = wire.model_version(body)
+        return version if self.is_unity_catalog else wire.with_logged_model(version)
+
+    def _versions_of(self, body: Mapping[str, Any]) -> list[ModelVersion]:
+        return [self._version_of({"model_version": item}) for item in body.get("model_versions") or []]
 
     def _tags(self, tags: Mapping[str, str] | None) -> list[dict[str, str]] | None:
         if not tags:
@@ -343,38 +374,3 @@ class MlflowRestRegistry(Registry):
             needs=wanted,
             repeatable=repeatable,
         )
-
-    def _ask(self, request: Request, read: Callable[[dict[str, Any]], T]) -> Generator[Request, Response, T]:
-        response = yield request
-        body = expect_object(response, request, self.capabilities.label)
-        try:
-            return read(body)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise unreadable(response, request, self.capabilities.label, error) from error
-
-    def _delete(self, request: Request) -> Generator[Request, Response, None]:
-        """Ask for a deletion; where it is gone on a repeated try, the earlier one did it."""
-        response = yield request
-        try:
-            expect_object(response, request, self.capabilities.label)
-        except NotFoundError:
-            if not response.repeated:
-                raise
-
-    def _pages(
-        self,
-        request: Request,
-        read: Callable[[dict[str, Any]], list[T]],
-        max_results: int | None,
-        page_size: int,
-    ) -> Generator[Request, Response, list[T]]:
-        """Follow next_page_token to its absence; a page may be empty and still have one."""
-        found: list[T] = []
-        query = {**(request.params or {}), "max_results": min(max_results or page_size, page_size)}
-        while True:
-            page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
-            items, token = yield from self._ask(page, lambda body: (read(body), body.get("next_page_token")))
-            found += items
-            if not token or (max_results is not None and len(found) >= max_results):
-                return found if max_results is None else found[:max_results]
-            query = {**query, "page_token": token}

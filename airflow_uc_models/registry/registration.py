@@ -1,7 +1,8 @@
 """Creating exactly one version: what makes a retry find its earlier try instead of doing the work twice.
 
-A version carries the tag ``airflow_task_key`` from its create request on. Whoever is about to create looks for
-it first, and again when the answer to a create got lost; when two tries raced, the lower number stays.
+A version carries the tag ``airflow_task_key`` from its create request on; where the registry has no tags, the last
+line of its description is ``airflow_task_key: <key>``. Whoever is about to create looks for it first, and again when
+the answer to a create got lost; when two tries raced, the lower number stays.
 """
 
 from __future__ import annotations
@@ -10,22 +11,62 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
-from airflow_uc_models.entities import PENDING_REGISTRATION, ModelVersion, RegisteredModel
-from airflow_uc_models.exceptions import AlreadyExistsError, InvalidRequestError, NotFoundError, UnknownEffectError
+from airflow_uc_models.entities import ModelVersion, RegisteredModel
+from airflow_uc_models.exceptions import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnknownEffectError,
+)
 from airflow_uc_models.names import ModelRef
+from airflow_uc_models.registry import comments, shared_numbers
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
 log = logging.getLogger(__name__)
 
-TASK_KEY_TAG = "airflow_task_key"
+TASK_KEY_TAG = comments.TASK_KEY_TAG
 _CREATE_TRIES = 5
+_ONE = "Let one task at a time make versions of a model, such as with a pool of one slot."
 
 
 def task_key(dag_id: str, run_id: str, task_id: str, map_index: int, source: str) -> str:
     """Return the digest that all tries of one task instance share, and no other task instance has."""
     text = "\x1f".join((dag_id, run_id, task_id, str(map_index), source))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def keyed(
+    registry: Registry, key: str, description: str | None, tags: Mapping[str, str] | None = None
+) -> tuple[str | None, dict[str, str]]:
+    """Return description and tags for a create request, with the task key in the tags or, without tags, below the text.
+
+    What the description of another version carries of that kind is left out. ``airflow_copied_from`` and its like
+    among the tags go where the key goes; any other tag is refused where there are none.
+    """
+    text, _ = comments.split(description)
+    carried = {**(tags or {}), TASK_KEY_TAG: key}
+    if registry.capabilities.tags is not None:
+        return text, carried
+    if set(carried) - set(comments.OWN_TAGS):
+        registry.tag_rules()
+    return comments.join(text, carried), {}
+
+
+def key_of(registry: Registry, item: ModelVersion | RegisteredModel) -> str | None:
+    """Return the task key that a version or model carries."""
+    if registry.capabilities.tags is not None:
+        return item.tags.get(TASK_KEY_TAG)
+    return comments.split(item.description)[1].get(TASK_KEY_TAG)
+
+
+def redescribed(registry: Registry, item: ModelVersion | RegisteredModel, description: str) -> str:
+    """Return a new description that still carries what the old one does, where the registry has no tags."""
+    if registry.capabilities.tags is not None:
+        return description
+    return comments.join(comments.split(description)[0], comments.split(item.description)[1])
 
 
 def versions_of(registry: Registry, name: str, *, after: int = 0) -> Call[list[ModelVersion]]:
@@ -40,22 +81,31 @@ def versions_of(registry: Registry, name: str, *, after: int = 0) -> Call[list[M
     return sorted((v for v in found if v.version > after), key=lambda v: v.version, reverse=True)
 
 
-def find_by_task_key(registry: Registry, name: str, key: str) -> Call[list[ModelVersion]]:
-    """Return the versions that tries of one task instance made, oldest first; none if the model is missing."""
+def find_by_task_key(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[list[ModelVersion]]:
+    """Return the versions that tries of one task instance made, oldest first; none if the model is missing.
+
+    :param since: milliseconds since the epoch; what is older is none of them and need not be read
+    """
     name = registry.normalize(name)
     if registry.capabilities.tag_search:
         filter_string = f"name={_quoted(name)} and tags.{TASK_KEY_TAG}='{key}'"
         found = yield from registry.search_model_versions(filter_string=filter_string)
         return sorted(found, key=lambda v: v.version)
-    # Where search gives no tags each version is read; the newest come first because an earlier try is recent.
     matching = []
     try:
         listed = yield from versions_of(registry, name)
     except NotFoundError:
         return []
     for item in listed:
-        version = yield from registry.get_model_version(name, item.version)
-        if version.tags.get(TASK_KEY_TAG) == key:
+        if item.created_at is not None and item.created_at < since:
+            continue
+        version = item
+        if registry.capabilities.tags is not None:  # which search does not give
+            try:
+                version = yield from registry.get_model_version(name, item.version)
+            except NotFoundError:  # deleted since it was listed
+                continue
+        if key_of(registry, version) == key:
             matching.append(version)
     return matching[::-1]
 
@@ -72,12 +122,10 @@ def create_model_once(
 
     The model carries the task key, so that a retry knows its own work again.
     """
-    own = {TASK_KEY_TAG: key} if registry.capabilities.tags else {}
+    text, own = keyed(registry, key, description, tags)
     for attempt in range(1, _CREATE_TRIES + 1):
         try:
-            model = yield from registry.create_registered_model(
-                name, description=description, tags={**(tags or {}), **own} or None
-            )
+            model = yield from registry.create_registered_model(name, description=text, tags=own or None)
         except AlreadyExistsError:
             model = yield from registry.get_registered_model(name)
         except UnknownEffectError as lost:
@@ -89,7 +137,7 @@ def create_model_once(
                 raise lost from None
         else:
             return model, True
-        return model, bool(own) and model.tags.get(TASK_KEY_TAG) == key
+        return model, key_of(registry, model) == key
     raise AssertionError("unreachable")
 
 
@@ -99,7 +147,7 @@ def ensure_registered_model(registry: Registry, name: str, key: str) -> Call[tup
         model = yield from registry.get_registered_model(name)
     except NotFoundError:
         return (yield from create_model_once(registry, name, key))
-    return model, model.tags.get(TASK_KEY_TAG) == key
+    return model, key_of(registry, model) == key
 
 
 def drop_if_empty(registry: Registry, name: str) -> Call[None]:
@@ -137,20 +185,70 @@ def create_version_once(
     raise AssertionError("unreachable")
 
 
-def settle(registry: Registry, name: str, key: str) -> Call[ModelVersion | None]:
-    """Return the one version that tries of this task made, or None; what they left beside it is deleted."""
-    found = yield from find_by_task_key(registry, name, key)
-    if not found:
-        return None
-    first, *others = sorted(found, key=lambda v: (v.status == PENDING_REGISTRATION, v.version))
-    for version in others:
-        log.warning("Deleting %s: another try of this task made %s", version.uri, first.uri)
+def create_pending_version(
+    registry: Registry,
+    name: str,
+    key: str,
+    create: Callable[[], Call[ModelVersion]],
+    *,
+    since: int = 0,
+) -> Call[ModelVersion]:
+    """Create a version whose files are yet to be uploaded; where the answer got lost, look for it.
+
+    Raises: ConflictError where the registry gives its number to somebody else too, time and again.
+    """
+    for attempt in range(1, _CREATE_TRIES + 1):
         try:
-            yield from registry.delete_model_version(name, version.version)
-        except NotFoundError:
-            log.info("It is gone already")
-    # Search results lack aliases, and tags in Unity Catalog.
-    return (yield from registry.get_model_version(name, first.version))
+            made = yield from create()
+        except UnknownEffectError:
+            found = yield from find_by_task_key(registry, name, key, since=since)
+            if not found:
+                if attempt == _CREATE_TRIES:
+                    raise
+                log.warning("No answer to the create of a version of %s, and none was made; trying again", name)
+                continue
+            made = found[-1]
+        if (yield from shared_numbers.claim(registry, made)):
+            return made
+    raise ConflictError(f"Could not make a version of {name}: others make versions of it at the same time. {_ONE}")
+
+
+def finish_version(registry: Registry, version: ModelVersion, key: str, *, since: int = 0) -> Call[ModelVersion]:
+    """Declare an uploaded version complete and return the one that tries of this task made.
+
+    Raises: ConflictError where somebody else's version has the same number.
+    """
+    if not (yield from shared_numbers.claim(registry, version)):
+        raise ConflictError(f"{version.uri} is not finished: its number was given to another version, too. {_ONE}")
+    try:
+        yield from registry.finalize_model_version(version.name, version.version)
+    except (InvalidRequestError, ConflictError):
+        # An earlier request, whose answer got lost, may have done it.
+        if not (yield from registry.get_model_version(version.name, version.version)).is_ready:
+            raise
+    kept = yield from settle(registry, version.name, key, since=since)
+    return kept or (yield from registry.get_model_version(version.name, version.version))
+
+
+def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[ModelVersion | None]:
+    """Return the one finished version that tries of this task made, or None; whatever else they left is deleted.
+
+    What is left pending belongs to a try whose worker died: Airflow starts no second one while the first lives.
+    """
+    found = yield from find_by_task_key(registry, name, key, since=since)
+    first = min((v for v in found if v.is_ready), key=lambda v: v.version, default=None)
+    for version in found:
+        if version is not first:
+            log.warning("Deleting %s (%s), left by another try of this task", version.uri, version.status)
+            try:
+                yield from shared_numbers.delete_own(registry, version)
+            except NotFoundError:
+                log.info("It is gone already")
+            except PermissionDeniedError as error:  # whoever may make versions need not be allowed to delete them
+                log.warning("It stays, and does no harm: %s", error)
+    if first is None or not registry.capabilities.tag_search:
+        return first
+    return (yield from registry.get_model_version(name, first.version))  # search results lack aliases
 
 
 def _quoted(name: str) -> str:
@@ -164,8 +262,7 @@ def resolve(registry: Registry, reference: ModelRef) -> Call[ModelVersion]:
     if reference.version is not None:
         return (yield from registry.get_model_version(name, reference.version))
     assert reference.alias is not None  # noqa: S101 - ModelRef has one of the two
-    if not registry.capabilities.aliases:
-        raise registry.unsupported("aliases", "Name the version by its number.")
+    registry.expect_aliases()
     try:
         return (yield from registry.get_model_version_by_alias(name, reference.alias))
     except (NotFoundError, InvalidRequestError):

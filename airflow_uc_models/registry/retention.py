@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from airflow_uc_models.entities import FAILED_REGISTRATION, PENDING_REGISTRATION, READY, ModelVersion
-from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
+from airflow_uc_models.exceptions import ConflictError, InvalidArgumentError, InvalidRequestError, NotFoundError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import versions_of
@@ -38,6 +39,20 @@ def search_versions(
             continue
         found.append(replace(version, aliases=[a for a, v in model.aliases.items() if v == version.version]))
     return found
+
+
+def delete_model(registry: Registry, name: str) -> Call[None]:
+    """Delete a registered model; where the registry refuses because of its versions, they are deleted first."""
+    try:
+        yield from registry.delete_registered_model(name)
+    except (InvalidRequestError, ConflictError):
+        versions = yield from versions_of(registry, name)
+        if not versions:
+            raise
+        for version in versions:
+            with suppress(NotFoundError):
+                yield from registry.delete_model_version(name, version.version)
+        yield from registry.delete_registered_model(name)
 
 
 def delete_one(

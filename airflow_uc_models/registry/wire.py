@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_uc_models.entities import READY, LoggedModel, ModelVersion, RegisteredModel, Run
@@ -36,6 +37,14 @@ def model_version(body: Mapping[str, Any]) -> ModelVersion:
 def model_versions(body: Mapping[str, Any]) -> list[ModelVersion]:
     """Read one page of versions."""
     return [_model_version(item) for item in body.get("model_versions") or []]
+
+
+def with_logged_model(version: ModelVersion) -> ModelVersion:
+    """Read the logged model out of the source: an MLflow server does not give it otherwise.
+
+    Elsewhere such a source may name a logged model of another server, which nobody here could look up.
+    """
+    return version if version.model_id else replace(version, model_id=logged_model_id(version.source))
 
 
 def run(body: Mapping[str, Any]) -> Run:
@@ -88,7 +97,7 @@ def _model_version(item: Mapping[str, Any]) -> ModelVersion:
         aliases=[a if isinstance(a, str) else a["alias"] for a in item.get("aliases") or []],
         tags=_tags(item.get("tags")),
         run_id=item.get("run_id") or None,
-        model_id=item.get("model_id") or _logged_model_id(item.get("source")),
+        model_id=item.get("model_id") or None,
         source=item.get("source") or None,
         storage_location=item.get("storage_location") or None,
         description=item.get("description") or None,
@@ -98,8 +107,8 @@ def _model_version(item: Mapping[str, Any]) -> ModelVersion:
     )
 
 
-def _logged_model_id(source: str | None) -> str | None:
-    """Read the logged model out of the source: an MLflow server does not give it otherwise."""
+def logged_model_id(source: str | None) -> str | None:
+    """Return the id of the logged model that a source names."""
     found = re.fullmatch(r"models:/(m-[0-9A-Za-z]+)", source or "")
     return found.group(1) if found else None
 

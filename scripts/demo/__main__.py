@@ -15,7 +15,7 @@ from types import FrameType
 from scripts.demo.errors import DemoError, Stopped
 from scripts.demo.home import Home
 from scripts.demo.report import Report
-from scripts.demo.settings import USER, Ports, forget_callers_settings
+from scripts.demo.settings import REGISTRIES, USER, Ports, forget_callers_settings
 from scripts.demo.stack import Stack
 from scripts.demo.story import DAG_IDS, SENSOR_DAG, Story, write_summary
 
@@ -27,10 +27,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__)
     parser.add_argument("--home", type=Path, required=True, help="folder for everything the demo makes")
     parser.add_argument("--ui", action="store_true", help="leave Airflow and MLflow running until Ctrl-C")
+    parser.add_argument(
+        "--registry",
+        choices=REGISTRIES,
+        default="mlflow",
+        help="an MLflow server, or Unity Catalog in an emulated workspace",
+    )
     arguments = parser.parse_args()
 
     forget_callers_settings(os.environ)
-    report, home = Report(), Home(arguments.home)
+    report, home = Report(), Home(arguments.home, arguments.registry)
     try:
         with home.locked():
             (_ui if arguments.ui else _demo)(home, report)
@@ -56,8 +62,9 @@ def _demo(home: Home, report: Report) -> None:
     report.table(story.runs)
     report.say(f"While this went on, the Dag {SENSOR_DAG} caught version(s) {_list(story.sensed_versions)} in dev.")
     report.say(f"All as told, in {report.elapsed():.0f} s. The same as JSON: {home.summary}")
-    is_default = home.root == Path(".demo").resolve()
-    report.say(f"To look around in Airflow and MLflow: make ui{'' if is_default else f' DEMO_HOME={home.root}'}")
+    options = "" if home.registry == "mlflow" else f" REGISTRY={home.registry}"
+    options += "" if home.root == Path(".demo").resolve() else f" DEMO_HOME={home.root}"
+    report.say(f"To look around in Airflow and MLflow: make ui{options}")
 
 
 def _ui(home: Home, report: Report) -> None:
@@ -66,6 +73,8 @@ def _ui(home: Home, report: Report) -> None:
         report.heading("Ready")
         report.say(f"  Airflow   {stack.airflow_url}   user: {USER}   password: {stack.password}")
         report.say(f"  MLflow    {stack.mlflow_url}   no sign-in")
+        if stack.workspace_url:
+            report.say(f"  Workspace {stack.workspace_url}   emulated, connection databricks_default")
         report.say(f"  Folder    {home.root}")
         report.say("\nStart example_train_validate_promote_infer in Airflow to train a model. Ctrl-C stops everything.")
         while True:
@@ -90,7 +99,8 @@ def _running(
                 stack.start(status.update)
                 stack.await_dags(DAG_IDS)
             home.mark_complete()
-            report.done("MLflow and Airflow", time.monotonic() - began, f"{stack.mlflow_url}  {stack.airflow_url}")
+            urls = filter(None, (stack.mlflow_url, stack.workspace_url, stack.airflow_url))
+            report.done("MLflow and Airflow", time.monotonic() - began, "  ".join(urls))
             yield stack
         except Stopped:
             grace = grace_if_interrupted

@@ -21,9 +21,11 @@ class Home:
     """A demo's folder.
 
     :param root: ``DEMO_HOME``; made if it is missing
+    :param registry: ``mlflow``, or ``databricks`` for an emulated workspace
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, registry: str = "mlflow") -> None:
+        self.registry = registry
         self.root = root.expanduser().resolve()
         self.airflow = self.root / "airflow"
         self.mlflow = self.root / "mlflow"
@@ -70,12 +72,13 @@ class Home:
         self.airflow.chmod(0o700)  # passwords and keys
 
     def is_complete(self) -> bool:
-        """Whether a demo got as far as running here, so that its databases can be used again."""
-        return (self.airflow / _COMPLETE).exists()
+        """Whether a demo on this registry got as far as running here, so that its databases can be used again."""
+        mark = self.airflow / _COMPLETE
+        return mark.exists() and mark.read_text() == self.registry
 
     def mark_complete(self) -> None:
         """Note that everything in the folder is made."""
-        (self.airflow / _COMPLETE).touch()
+        (self.airflow / _COMPLETE).write_text(self.registry)
 
     def secret(self, name: str) -> str:
         """Return a secret that was drawn for this folder and stays the same in it."""

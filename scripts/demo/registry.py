@@ -7,15 +7,16 @@ from typing import Any
 
 
 class RegistryReader:
-    """Reads models of one MLflow server or database.
+    """Reads models of one registry.
 
-    :param uri: tracking and registry URI
+    :param tracking_uri: where MLflow finds runs
+    :param registry_uri: where MLflow finds models
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, tracking_uri: str, registry_uri: str) -> None:
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
 
     def aliased(self, name: str, alias: str) -> int | None:
         """Return the version that an alias points to, or None."""
@@ -38,10 +39,23 @@ class RegistryReader:
 
     def tagged(self, name: str, key: str) -> list[int]:
         """Return the versions that have a tag, oldest first."""
-        return sorted(int(v.version) for v in self._versions(name) if key in v.tags)
+        return sorted(int(v.version) for v in self._versions(name) if key in self.tags(name, int(v.version)))
 
     def _versions(self, name: str) -> list[Any]:
-        return list(self._client.search_model_versions(f"name='{name}'", max_results=1000))
+        from mlflow.exceptions import RestException
+
+        found: list[Any] = []
+        token = None
+        while True:
+            try:
+                page = self._client.search_model_versions(f"name='{name}'", page_token=token)
+            except RestException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # Unity Catalog: there is no such model yet
+                    return []
+                raise
+            found += page
+            if not (token := page.token):
+                return found
 
 
 def rows_of(parquet: Path) -> int | None:

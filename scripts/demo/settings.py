@@ -18,7 +18,7 @@ from scripts.demo.errors import DemoError
 from scripts.demo.home import Home, write_private
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
-CONN_ID = "mlflow_default"
+REGISTRIES = ("mlflow", "databricks")
 USER = "admin"
 _FOREIGN = ("AIRFLOW", "_AIRFLOW", "MLFLOW", "_MLFLOW", "DATABRICKS", "PYTHONPATH", "PYTHONHOME", "GUNICORN", "UVICORN")
 _LOOPBACK = "127.0.0.1,localhost"
@@ -26,9 +26,10 @@ _LOOPBACK = "127.0.0.1,localhost"
 
 @dataclass(frozen=True)
 class Ports:
-    """Loopback ports: of the MLflow server, and of Airflow's API server and its two log servers."""
+    """Loopback ports: of the MLflow server, the emulated workspace, Airflow's API server and its two log servers."""
 
     mlflow: int
+    workspace: int
     airflow: int
     worker_logs: int
     trigger_logs: int
@@ -37,7 +38,7 @@ class Ports:
     def free(cls, *, mlflow: Iterable[int] = (), airflow: Iterable[int] = ()) -> Ports:
         """Choose free ports, these if they are free."""
         taken: set[int] = set()
-        return cls(_free(taken, mlflow), _free(taken, airflow), _free(taken), _free(taken))
+        return cls(_free(taken, mlflow), _free(taken), _free(taken, airflow), _free(taken), _free(taken))
 
 
 def _free(taken: set[int], preferred: Iterable[int] = ()) -> int:
@@ -72,10 +73,20 @@ def forget_callers_settings(environment: MutableMapping[str, str]) -> None:
 
 def airflow_environment(home: Home, ports: Ports) -> dict[str, str]:
     """Return the variables that make a command talk to the demo's Airflow."""
-    connection = {"conn_type": "mlflow", "host": f"http://127.0.0.1:{ports.mlflow}"}
+    connections: dict[str, dict[str, str]] = {
+        "mlflow_default": {"conn_type": "mlflow", "host": f"http://127.0.0.1:{ports.mlflow}"}
+    }
+    if home.registry == "databricks":
+        address = f"http://127.0.0.1:{ports.workspace}"
+        connections["databricks_default"] = {
+            "conn_type": "databricks",
+            "host": address,
+            "password": home.secret("workspace-token"),
+        }
     return {
         "AIRFLOW_HOME": str(home.airflow),
-        f"AIRFLOW_CONN_{CONN_ID.upper()}": json.dumps(connection),
+        **{f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(value) for conn_id, value in connections.items()},
+        "MODEL_REGISTRY_CONN_ID": f"{home.registry}_default",
         # Airflow shows all that mlflow logs as errors, because it comes by way of stderr.
         "MLFLOW_LOGGING_LEVEL": "ERROR",
     }

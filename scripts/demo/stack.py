@@ -13,6 +13,7 @@ from scripts.demo.airflow_api import AirflowApi
 from scripts.demo.errors import DemoError
 from scripts.demo.home import Home
 from scripts.demo.processes import Processes
+from scripts.demo.registry import RegistryReader
 from scripts.demo.settings import USER, Ports, airflow_environment, write_airflow_config
 
 _COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -31,6 +32,7 @@ class Stack:
         self.ports = ports
         self.processes = Processes(home.root, home.logs)
         self.mlflow_url = f"http://127.0.0.1:{ports.mlflow}"
+        self.workspace_url = f"http://127.0.0.1:{ports.workspace}" if home.registry == "databricks" else None
         self.airflow_url = f"http://127.0.0.1:{ports.airflow}"
         self.password = ""
         self.api = AirflowApi(self.airflow_url)
@@ -43,6 +45,8 @@ class Stack:
         write_airflow_config(self.home, self.ports)
         self.password = self.home.secret("password")[:16]
         self._start_mlflow()
+        if self.workspace_url:
+            self._start_workspace()
         say("making Airflow's database")
         environment = self.environment()
         airflow = [sys.executable, "-m", "airflow"]
@@ -51,6 +55,10 @@ class Stack:
             self.processes.start(f"airflow-{component}", [*airflow, component], environment)
         say("waiting for the MLflow server")
         self._await(lambda: _get(f"{self.mlflow_url}/health") is not None, "the MLflow server")
+        if self.workspace_url:
+            say("waiting for the workspace")
+            config = f"{self.workspace_url}/.well-known/databricks-config"
+            self._await(lambda: _get(config) is not None, "the emulated workspace")
         say("waiting for Airflow")
         self._await(self._airflow_is_healthy, "Airflow")
         self.api.sign_in(USER, self.password)
@@ -72,6 +80,21 @@ class Stack:
         command += ["--workers", "1", "--backend-store-uri", self.home.tracking_uri]
         command += ["--no-serve-artifacts", "--default-artifact-root", (self.home.mlflow / "artifacts").as_uri()]
         self.processes.start("mlflow", command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+
+    def _start_workspace(self) -> None:
+        command = [sys.executable, "-m", "airflow_uc_models.emulator", "--port", str(self.ports.workspace)]
+        command += ["--database", str(self.home.mlflow / "workspace.db"), "--tracking-uri", self.mlflow_url]
+        # By a variable: what is in a command, all users of a machine can read.
+        environment = {**os.environ, "EMULATOR_TOKEN": self.home.secret("workspace-token")}
+        self.processes.start("workspace", command, environment)
+
+    def registry(self) -> RegistryReader:
+        """Return what MLflow's own client says about the registry."""
+        if self.workspace_url is None:
+            return RegistryReader(self.mlflow_url, self.mlflow_url)
+        token = self.home.secret("workspace-token")
+        os.environ.update({"DATABRICKS_HOST": self.workspace_url, "DATABRICKS_TOKEN": token})
+        return RegistryReader("databricks", "databricks-uc")
 
     def environment(self) -> dict[str, str]:
         """Return the environment of Airflow's commands."""

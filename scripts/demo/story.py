@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.demo.errors import DemoError
-from scripts.demo.registry import RegistryReader, rows_of
+from scripts.demo.registry import rows_of
 from scripts.demo.report import Report
 from scripts.demo.stack import Stack
 
@@ -77,6 +77,7 @@ class Story:
             "model_name": PROD,
             "candidate_model_name": DEV,
             "tracking_uri": self.stack.home.tracking_uri,
+            "registry": self.stack.home.registry,
             "runs": self.runs,
             "sensed_versions": self.sensed_versions,
         }
@@ -89,7 +90,7 @@ class Story:
         self._run(TRAIN_DAG, run_id, {**training.params, "data_folder": str(self.stack.home.data)})
 
         importing.join()
-        registry = RegistryReader(self.stack.mlflow_url)
+        registry = self.stack.registry()
         candidate = registry.newest(DEV)
         tags = registry.tags(DEV, candidate) if candidate else {}
         verdict = self.stack.api.xcom(TRAIN_DAG, run_id, "validate", "verdict") or {}
@@ -119,7 +120,7 @@ class Story:
         champion_before = self.runs[-1]["champion_after"]
         self._head(ROLLBACK_STORY, ROLLBACK_REASON)
         self._run(ROLLBACK_DAG, f"demo_{len(self.runs) + 1}_rollback", {"reason": ROLLBACK_REASON})
-        registry = RegistryReader(self.stack.mlflow_url)
+        registry = self.stack.registry()
         reason = registry.tags(PROD, champion_before).get("rolled_back_because")
         run = {
             "story": ROLLBACK_STORY,
@@ -140,7 +141,7 @@ class Story:
 
     def _listen(self) -> None:
         """Wait until the sensor's Dag has dealt with all candidates; it began before the first was there."""
-        registry = RegistryReader(self.stack.mlflow_url)
+        registry = self.stack.registry()
         wanted = [run["candidate_version"] for run in self.runs if run["candidate_version"]]
         deadline = time.monotonic() + _SENSOR_TIMEOUT
         with self.report.waiting("the sensor's Dag finishes"):

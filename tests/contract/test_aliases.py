@@ -1,13 +1,15 @@
-"""Moving, deleting and rolling back aliases on a real server: faults, crashes at every point, and two at once."""
+"""Moving, deleting and rolling back aliases on real registries: faults, crashes at every point, and two at once."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from support.faulty import FAULTS, SOURCE, crash_after, single
 from support.proxy import Proxy
 
 from airflow_uc_models.alias_history import AliasHistory, tag_key
@@ -15,22 +17,14 @@ from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentErro
 from airflow_uc_models.hooks import transport as transport_module
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry.aliases import delete_alias, move_alias, rollback_alias
+from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call, Request, Response
 from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
 
 REGISTRY = MlflowRestRegistry()
 ALIAS = "Champion"
 HISTORY = tag_key(ALIAS)
-SOURCE = "s3://bucket/model"
 PATHS = {"alias": "/registered-models/alias", "history": "/registered-models/set-tag"}
-FAULTS: dict[str, dict[str, Any]] = {
-    "429": {"status": 429, "headers": {"Retry-After": "0"}},
-    "503 before": {"status": 503},
-    "503 after": {"status": 503, "after": True},
-    "500 after": {"status": 500, "after": True, "body": "<html>"},
-    "reset before": {"reset": True},
-    "reset after": {"reset": True, "after": True},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -40,42 +34,50 @@ def no_waiting(monkeypatch) -> None:
 
 
 @pytest.fixture
-def run(proxy) -> Callable[[Call[Any]], Any]:
-    return Transport(proxy.url, verify=False, max_retry_seconds=20).run
+def proxy(faulty) -> Proxy:
+    return faulty.proxy
 
 
 @pytest.fixture
-def new_model(mlflow_server, model_name) -> Callable[..., str]:
+def run(faulty) -> Callable[[Call[Any]], Any]:
+    return faulty.run
+
+
+@pytest.fixture
+def registry(faulty) -> Registry:
+    return faulty.registry
+
+
+@pytest.fixture
+def new_model(faulty, registry, model_name) -> Callable[..., str]:
     """Make a model of three versions whose alias took the given way: recorded moves, then perhaps one by hand."""
-    numbers, direct = itertools.count(1), Transport(mlflow_server.url, verify=False)
+    numbers = itertools.count(1)
 
     def build(name: str, moves: tuple[int, ...], by_hand: int | None, deleted: int | None) -> Call[None]:
         tags = {HISTORY: " ".join(map(str, moves))} if moves else None
-        yield from REGISTRY.create_registered_model(name, tags=tags)
+        yield from registry.create_registered_model(name, tags=tags)
         for _ in range(3):
-            yield from REGISTRY.create_model_version(name, SOURCE)
+            yield from faulty.ready(name)
         if version := by_hand or (moves[-1] if moves else None):
-            yield from REGISTRY.set_registered_model_alias(name, ALIAS, version)
+            yield from registry.set_registered_model_alias(name, ALIAS, version)
         if deleted:
-            yield from REGISTRY.delete_model_version(name, deleted)
+            yield from registry.delete_model_version(name, deleted)
 
     def make(*moves: int, by_hand: int | None = None, deleted: int | None = None) -> str:
         name = f"{model_name}_{next(numbers)}"
-        direct.run(build(name, moves, by_hand, deleted))
+        faulty.direct(build(name, moves, by_hand, deleted))
         return name
 
     return make
 
 
 @pytest.fixture
-def state(mlflow_server) -> Callable[[str], tuple[int | None, str | None]]:
-    """Read where the alias points, and its history, with a plain MlflowClient."""
-    client = mlflow_server.client()
+def state(faulty) -> Callable[[str], tuple[int | None, str | None]]:
+    """Read where the alias points, and its history."""
 
     def read(name: str) -> tuple[int | None, str | None]:
-        model = client.get_registered_model(name)
-        version = model.aliases.get(ALIAS)
-        return None if version is None else int(version), model.tags.get(HISTORY)
+        model = faulty.model(name)
+        return model.aliases.get(ALIAS), model.tags.get(HISTORY)
 
     return read
 
@@ -83,122 +85,122 @@ def state(mlflow_server) -> Callable[[str], tuple[int | None, str | None]]:
 # -- what they do
 
 
-def test_moves_are_taken_back_in_turn(run, new_model, state) -> None:
+def test_moves_are_taken_back_in_turn(run, new_model, state, registry) -> None:
     name = new_model()
     for version in (1, 2, 3, 1):
-        run(move_alias(REGISTRY, name, ALIAS, version))
+        run(move_alias(registry, name, ALIAS, version))
     assert state(name) == (1, "1 2 3 1")
-    assert run(rollback_alias(REGISTRY, name, ALIAS, "k1")).version == 3
+    assert run(rollback_alias(registry, name, ALIAS, "k1")).version == 3
     assert state(name) == (3, "1 2 3")
-    move = run(rollback_alias(REGISTRY, name, ALIAS, "k2", steps=2))
+    move = run(rollback_alias(registry, name, ALIAS, "k2", steps=2))
     assert (move.version, move.previous) == (1, 3)
     assert state(name) == (1, "1")
     with pytest.raises(InvalidArgumentError, match=f"Could not roll back alias 'Champion' of {name}: it has 0 earlier"):
-        run(rollback_alias(REGISTRY, name, ALIAS, "k3"))
+        run(rollback_alias(registry, name, ALIAS, "k3"))
     assert state(name) == (1, "1")
 
 
-def test_a_move_tells_where_the_alias_was(run, new_model) -> None:
+def test_a_move_tells_where_the_alias_was(run, new_model, registry) -> None:
     name = new_model()
-    assert run(move_alias(REGISTRY, name, ALIAS, 2)).previous is None
-    assert run(move_alias(REGISTRY, name, ALIAS, 3)).previous == 2
-    assert run(move_alias(REGISTRY, name, ALIAS, 3)).previous == 2
+    assert run(move_alias(registry, name, ALIAS, 2)).previous is None
+    assert run(move_alias(registry, name, ALIAS, 3)).previous == 2
+    assert run(move_alias(registry, name, ALIAS, 3)).previous == 2
 
 
-def test_moves_by_hand_count(run, new_model, state) -> None:
+def test_moves_by_hand_count(run, new_model, state, registry) -> None:
     name = new_model(1, by_hand=2)
-    run(move_alias(REGISTRY, name, ALIAS, 3))
+    run(move_alias(registry, name, ALIAS, 3))
     assert state(name) == (3, "1 2 3")
     name = new_model(1, by_hand=3)
-    run(rollback_alias(REGISTRY, name, ALIAS, "k"))
+    run(rollback_alias(registry, name, ALIAS, "k"))
     assert state(name) == (1, "1")
 
 
-def test_deleted_versions_are_skipped(run, new_model, state) -> None:
+def test_deleted_versions_are_skipped(run, new_model, state, registry) -> None:
     name = new_model(1, 2, 3, deleted=2)
-    run(rollback_alias(REGISTRY, name, ALIAS, "k"))
+    run(rollback_alias(registry, name, ALIAS, "k"))
     assert state(name) == (1, "1")
 
 
-def test_the_alias_of_a_deleted_version_can_be_rolled_back(run, new_model, state) -> None:
+def test_the_alias_of_a_deleted_version_can_be_rolled_back(run, new_model, state, registry) -> None:
     name = new_model(1, 2, deleted=2)
     assert state(name) == (None, "1 2")
-    move = run(rollback_alias(REGISTRY, name, ALIAS, "k"))
+    move = run(rollback_alias(registry, name, ALIAS, "k"))
     assert (move.version, move.previous) == (1, 2)
     assert state(name) == (1, "1")
 
 
-def test_rollback_to_a_version(run, new_model, state) -> None:
+def test_rollback_to_a_version(run, new_model, state, registry) -> None:
     name = new_model(1, 2, 3)
-    run(rollback_alias(REGISTRY, name, ALIAS, "k", to_version=1))
+    run(rollback_alias(registry, name, ALIAS, "k", to_version=1))
     assert state(name) == (1, "1")
     with pytest.raises(InvalidArgumentError, match="never pointed to version 3 before"):
-        run(rollback_alias(REGISTRY, name, ALIAS, "k2", to_version=3))
+        run(rollback_alias(registry, name, ALIAS, "k2", to_version=3))
 
 
-def test_rollback_without_a_past_changes_nothing(run, new_model, proxy) -> None:
+def test_rollback_without_a_past_changes_nothing(run, new_model, proxy, registry) -> None:
     name = new_model()
     with pytest.raises(NotFoundError, match="there is no such alias"):
-        run(rollback_alias(REGISTRY, name, ALIAS, "k"))
+        run(rollback_alias(registry, name, ALIAS, "k"))
     assert {request.method for request in proxy.take()} == {"GET"}
 
 
-def test_an_expectation_that_fails_changes_nothing(run, new_model, state, proxy) -> None:
+def test_an_expectation_that_fails_changes_nothing(run, new_model, state, proxy, registry) -> None:
     name = new_model(1)
     for expected in (2, 0):
         with pytest.raises(AliasConflictError, match=r"points to version 1, not to (no )?version"):
-            run(move_alias(REGISTRY, name, ALIAS, 3, expected_version=expected))
+            run(move_alias(registry, name, ALIAS, 3, expected_version=expected))
     with pytest.raises(AliasConflictError, match="points to no version"):
-        run(move_alias(REGISTRY, new_model(), ALIAS, 3, expected_version=1))
+        run(move_alias(registry, new_model(), ALIAS, 3, expected_version=1))
     assert {request.method for request in proxy.take()} == {"GET"}
-    assert run(move_alias(REGISTRY, name, ALIAS, 3, expected_version=1)).version == 3
+    assert run(move_alias(registry, name, ALIAS, 3, expected_version=1)).version == 3
     # A retry finds its work done
-    assert run(move_alias(REGISTRY, name, ALIAS, 3, expected_version=1)).version == 3
-    assert run(move_alias(REGISTRY, new_model(), ALIAS, 3, expected_version=0)).version == 3
+    assert run(move_alias(registry, name, ALIAS, 3, expected_version=1)).version == 3
+    assert run(move_alias(registry, new_model(), ALIAS, 3, expected_version=0)).version == 3
 
 
-def test_a_missing_version_changes_nothing(run, new_model, state, proxy) -> None:
+def test_a_missing_version_changes_nothing(run, new_model, state, proxy, registry) -> None:
     name = new_model(1)
     with pytest.raises(NotFoundError):
-        run(move_alias(REGISTRY, name, ALIAS, 9))
+        run(move_alias(registry, name, ALIAS, 9))
     assert {request.method for request in proxy.take()} == {"GET"}
     assert state(name) == (1, "1")
 
 
-def test_a_deleted_alias_keeps_its_history(run, new_model, state) -> None:
+def test_a_deleted_alias_keeps_its_history(run, new_model, state, registry) -> None:
     name = new_model(1, by_hand=2)
-    run(delete_alias(REGISTRY, name, ALIAS))
+    run(delete_alias(registry, name, ALIAS))
     assert state(name) == (None, "1 2")
     with pytest.raises(NotFoundError, match=r"there is no such alias \(existing: none\)"):
-        run(delete_alias(REGISTRY, name, ALIAS))
-    run(move_alias(REGISTRY, name, ALIAS, 3))
+        run(delete_alias(registry, name, ALIAS))
+    run(move_alias(registry, name, ALIAS, 3))
     assert state(name) == (3, "1 2 3")
 
 
 # -- the undertakings that faults, crashes and rivals are tried on
 
 
-def move(name: str) -> Call[Any]:
-    return move_alias(REGISTRY, name, ALIAS, 3)
+def move(registry: Registry, name: str) -> Call[Any]:
+    return move_alias(registry, name, ALIAS, 3)
 
 
-def guarded_move(name: str) -> Call[Any]:
-    return move_alias(REGISTRY, name, ALIAS, 3, expected_version=2)
+def guarded_move(registry: Registry, name: str) -> Call[Any]:
+    return move_alias(registry, name, ALIAS, 3, expected_version=2)
 
 
-def rollback(name: str) -> Call[Any]:
-    return rollback_alias(REGISTRY, name, ALIAS, "the-key")
+def rollback(registry: Registry, name: str) -> Call[Any]:
+    return rollback_alias(registry, name, ALIAS, "the-key")
 
 
-def rollback_to(name: str) -> Call[Any]:
-    return rollback_alias(REGISTRY, name, ALIAS, "the-key", to_version=1)
+def rollback_to(registry: Registry, name: str) -> Call[Any]:
+    return rollback_alias(registry, name, ALIAS, "the-key", to_version=1)
 
 
-def delete(name: str) -> Call[Any]:
-    return delete_alias(REGISTRY, name, ALIAS)
+def delete(registry: Registry, name: str) -> Call[Any]:
+    return delete_alias(registry, name, ALIAS)
 
 
-UNDERTAKINGS: dict[str, tuple[Callable[[str], Call[Any]], dict[str, Any]]] = {
+UNDERTAKINGS: dict[str, tuple[Callable[[Registry, str], Call[Any]], dict[str, Any]]] = {
     "a first move": (move, {"moves": ()}),
     "a move": (move, {"moves": (1, 2)}),
     "a move after one by hand": (move, {"moves": (1,), "by_hand": 2}),
@@ -213,15 +215,15 @@ UNDERTAKINGS: dict[str, tuple[Callable[[str], Call[Any]], dict[str, Any]]] = {
 
 
 @pytest.fixture(params=UNDERTAKINGS)
-def undertaking(request, new_model) -> Iterator[tuple[Callable[[str], Call[Any]], Callable[[], str]]]:
+def undertaking(request, registry, new_model) -> Iterator[tuple[Callable[[str], Call[Any]], Callable[[], str]]]:
     call, past = UNDERTAKINGS[request.param]
     past = dict(past)
     moves = past.pop("moves")
-    return call, lambda: new_model(*moves, **past)
+    return partial(call, registry), lambda: new_model(*moves, **past)
 
 
-def is_deletion(call: Callable[[str], Call[Any]]) -> bool:
-    return call is delete
+def is_deletion(call: Any) -> bool:
+    return call.func is delete
 
 
 # These three have every write that there is.
@@ -245,29 +247,13 @@ def test_faults_of_any_write_leave_no_trace(undertaking, fault, run, state, prox
         assert state(name) == state(undisturbed)
 
 
-def test_retry_after_is_waited_for(new_model, run, proxy, monkeypatch) -> None:
+def test_retry_after_is_waited_for(new_model, run, proxy, monkeypatch, registry) -> None:
     waits: list[float] = []
     monkeypatch.setattr(transport_module.time, "sleep", waits.append)
     for path in PATHS.values():
         proxy.fail(path, "POST", status=429, headers={"Retry-After": "7"})
-    run(move(new_model()))
+    run(move(registry, new_model()))
     assert waits == [7.0, 7.0]
-
-
-def single(request: Request) -> Call[Response]:
-    return (yield request)
-
-
-def crash_after(call: Call[Any], run: Callable[[Call[Any]], Any], count: int) -> bool:
-    """Send the first requests of a call and abandon it, as a killed worker does; False if there were not so many."""
-    try:
-        request = next(call)
-        for _ in range(count):
-            request = call.send(run(single(request)))
-    except StopIteration:
-        return False
-    call.close()
-    return True
 
 
 def test_a_crash_at_any_point_is_made_good_by_the_retry(undertaking, run, state) -> None:
@@ -288,37 +274,36 @@ def test_a_crash_at_any_point_is_made_good_by_the_retry(undertaking, run, state)
     assert count > 2
 
 
-def test_a_retry_of_a_finished_rollback_takes_back_nothing_more(run, new_model, state) -> None:
+def test_a_retry_of_a_finished_rollback_takes_back_nothing_more(run, new_model, state, registry) -> None:
     name = new_model(1, 2, 3)
-    run(rollback(name))
-    run(rollback(name))
+    run(rollback(registry, name))
+    run(rollback(registry, name))
     assert state(name) == (2, "1 2")
-    run(rollback_alias(REGISTRY, name, ALIAS, "another-key"))
+    run(rollback_alias(registry, name, ALIAS, "another-key"))
     assert state(name) == (1, "1")
 
 
-def test_a_rollback_begun_before_another_move_is_not_finished_over_it(run, new_model, state) -> None:
+def test_a_rollback_begun_before_another_move_is_not_finished_over_it(run, new_model, state, registry) -> None:
     """The worker died between the alias and the history; somebody moved the alias; then the retry came."""
     name = new_model(1, 2, 1, 2)
-    assert crash_after(rollback(name), run, 4)
+    assert crash_after(rollback(registry, name), run, 4)
     assert state(name) == (1, "1 2 1 2")
-    run(move_alias(REGISTRY, name, ALIAS, 3))
+    run(move_alias(registry, name, ALIAS, 3))
     with pytest.raises(AliasConflictError, match="somebody moved it meanwhile"):
-        run(rollback(name))
+        run(rollback(registry, name))
     assert state(name) == (3, "1 2 1 2 1 3")
 
 
-def test_a_rival_at_any_point_is_told_or_recorded(new_model, run, state, mlflow_server) -> None:
+def test_a_rival_at_any_point_is_told_or_recorded(new_model, run, state, faulty, registry) -> None:
     """Somebody else's whole move happens between any two requests of ours."""
-    rival = Transport(mlflow_server.url, verify=False).run
     for count in itertools.count():
         name = new_model(1)
-        ours, moved, told = move(name), False, False
+        ours, moved, told = move(registry, name), False, False
         try:
             request = next(ours)
             for _ in range(count):
                 request = ours.send(run(single(request)))
-            moved = rival(move_alias(REGISTRY, name, ALIAS, 2)).version == 2
+            moved = faulty.direct(move_alias(registry, name, ALIAS, 2)).version == 2
             while True:
                 request = ours.send(run(single(request)))
         except StopIteration:
@@ -506,8 +491,12 @@ def test_two_at_once_act_one_after_the_other_or_one_is_told(rivals) -> None:
     assert bool(silent) == bool(in_turn)
 
 
-def test_the_toy_answers_as_the_server_does(new_model, run, proxy: Proxy) -> None:
-    name = new_model(1, 2)
+def test_the_toy_answers_as_the_server_does(mlflow_server, model_name) -> None:
+    name, run = model_name, Transport(mlflow_server.url, verify=False).run
+    run(REGISTRY.create_registered_model(name, tags={HISTORY: "1 2"}))
+    for _ in range(3):
+        run(REGISTRY.create_model_version(name, SOURCE))
+    run(REGISTRY.set_registered_model_alias(name, ALIAS, 2))
     script: list[Call[Any]] = [
         REGISTRY.get_registered_model(name),
         REGISTRY.get_model_version(name, 2),

@@ -1,4 +1,4 @@
-"""The verbs on a real MLflow server through the hook: what they do, and how they fail."""
+"""How the verbs fail, on a real MLflow server through the hook; what they do is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import httpx
 import pytest
 from support.mlflow_server import MlflowServer, free_port
 
-from airflow_uc_models.entities import READY, RegisteredModel
 from airflow_uc_models.exceptions import (
-    AlreadyExistsError,
     ConnectionConfigError,
     InvalidArgumentError,
     InvalidNameError,
@@ -28,7 +26,6 @@ from airflow_uc_models.exceptions import (
     UnauthenticatedError,
 )
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.registry import mlflow_rest
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.privileges import NEEDS
@@ -53,11 +50,6 @@ def asker(conn_id: str, mode: str = "run") -> Callable[[Callable[[Registry], Cal
     return run if mode == "run" else lambda call: asyncio.run(arun(call))
 
 
-@pytest.fixture
-def source(mlflow_server) -> str:
-    return "s3://bucket/model"
-
-
 def failure(ask: Callable[..., Any], call: Callable[[Registry], Call[Any]], kind: type[UCModelsError]) -> str:
     with pytest.raises(kind) as caught:
         ask(call)
@@ -65,96 +57,7 @@ def failure(ask: Callable[..., Any], call: Callable[[Registry], Call[Any]], kind
     return str(caught.value)
 
 
-# -- behaviour
-
-
-def test_a_model_lives(ask, model_name) -> None:
-    made = ask(lambda r: r.create_registered_model(model_name, description="d", tags={"team": "risk"}))
-    assert made == RegisteredModel(
-        model_name, "d", {}, {"team": "risk"}, created_at=made.created_at, updated_at=made.updated_at
-    )
-    assert abs(made.created_at / 1000 - time.time()) < 600
-    ask(lambda r: r.set_registered_model_tag(model_name, "team", "fraud"))
-    ask(lambda r: r.set_registered_model_tag(model_name, "empty", ""))
-    assert ask(lambda r: r.update_registered_model(model_name, description="new")).description == "new"
-    assert ask(lambda r: r.get_registered_model(model_name)).tags == {"team": "fraud", "empty": ""}
-    ask(lambda r: r.delete_registered_model_tag(model_name, "team"))
-    assert ask(lambda r: r.get_registered_model(model_name)).tags == {"empty": ""}
-    renamed = ask(lambda r: r.rename_registered_model(model_name, f"{model_name}_new"))
-    assert (renamed.name, renamed.description) == (f"{model_name}_new", "new")
-    ask(lambda r: r.delete_registered_model(f"{model_name}_new"))
-    message = failure(ask, lambda r: r.get_registered_model(f"{model_name}_new"), NotFoundError)
-    assert f"Could not get registered model {model_name}_new: the MLflow server answered 404" in message
-
-
-def test_a_description_can_be_taken_away(ask, model_name) -> None:
-    ask(lambda r: r.create_registered_model(model_name, description="d"))
-    assert ask(lambda r: r.update_registered_model(model_name, description="")).description is None
-
-
-def test_a_version_lives(ask, model_name, source) -> None:
-    ask(lambda r: r.create_registered_model(model_name))
-    first = ask(lambda r: r.create_model_version(model_name, source, tags={"a": "1"}, description="d"))
-    assert (first.version, first.status, first.tags, first.source) == (1, READY, {"a": "1"}, source)
-    assert first.uri == f"models:/{model_name}/1"
-    assert first.is_ready
-    assert ask(lambda r: r.create_model_version(model_name, source)).version == 2
-    ask(lambda r: r.set_model_version_tag(model_name, 1, "b", "2"))
-    ask(lambda r: r.delete_model_version_tag(model_name, 1, "a"))
-    assert ask(lambda r: r.update_model_version(model_name, 1, description="e")).description == "e"
-    assert ask(lambda r: r.get_model_version(model_name, 1)).tags == {"b": "2"}
-    assert ask(lambda r: r.get_model_version_download_uri(model_name, 2)) == source
-    ask(lambda r: r.delete_model_version(model_name, 1))
-    left = ask(lambda r: r.search_model_versions(filter_string=f"name='{model_name}'"))
-    assert [version.version for version in left] == [2]
-    assert ask(lambda r: r.create_model_version(model_name, source)).version == 3
-    assert f"{model_name}/1" in failure(ask, lambda r: r.get_model_version(model_name, 1), NotFoundError)
-    assert "/9" in failure(ask, lambda r: r.delete_model_version(model_name, 9), NotFoundError)
-
-
-def test_an_alias_moves_and_goes_with_its_version(ask, model_name, source) -> None:
-    ask(lambda r: r.create_registered_model(model_name))
-    for _ in range(2):
-        ask(lambda r: r.create_model_version(model_name, source))
-    ask(lambda r: r.set_registered_model_alias(model_name, "Champion", 1))
-    ask(lambda r: r.set_registered_model_alias(model_name, "champion-2", 2))
-    assert ask(lambda r: r.get_registered_model(model_name)).aliases == {"Champion": 1, "champion-2": 2}
-    ask(lambda r: r.set_registered_model_alias(model_name, "Champion", 2))
-    version = ask(lambda r: r.get_model_version_by_alias(model_name, "Champion"))
-    assert (version.version, sorted(version.aliases)) == (2, ["Champion", "champion-2"])
-    ask(lambda r: r.delete_registered_model_alias(model_name, "champion-2"))
-    assert ask(lambda r: r.get_registered_model(model_name)).aliases == {"Champion": 2}
-    ask(lambda r: r.delete_model_version(model_name, 2))
-    assert ask(lambda r: r.get_registered_model(model_name)).aliases == {}
-    failure(ask, lambda r: r.set_registered_model_alias(model_name, "Champion", 2), NotFoundError)
-    with pytest.raises((NotFoundError, InvalidRequestError)):
-        ask(lambda r: r.get_model_version_by_alias(model_name, "Champion"))
-
-
-@pytest.mark.parametrize(("max_results", "requests", "got"), [(None, 3, 5), (1, 1, 1), (3, 2, 3), (4, 2, 4), (9, 3, 5)])
-def test_pages_are_read_to_the_end(
-    ask, proxy, monkeypatch, model_name, source, mlflow_server, max_results, requests, got
-) -> None:
-    monkeypatch.setattr(mlflow_rest, "_MODEL_PAGE", 2)
-    monkeypatch.setattr(mlflow_rest, "_VERSION_PAGE", 2)
-    client = mlflow_server.client()
-    for number in range(5):
-        client.create_registered_model(f"{model_name}_{number}")
-        client.create_model_version(f"{model_name}_0", source, await_creation_for=None)
-    models = ask(
-        lambda r: r.search_registered_models(
-            filter_string=f"name LIKE '{model_name}%'", order_by=["name"], max_results=max_results
-        )
-    )
-    assert [model.name for model in models] == [f"{model_name}_{number}" for number in range(got)]
-    assert len(proxy.take()) == requests
-    versions = ask(
-        lambda r: r.search_model_versions(
-            filter_string=f"name='{model_name}_0'", order_by=["version_number"], max_results=max_results
-        )
-    )
-    assert [version.version for version in versions] == [*range(1, got + 1)]
-    assert len(proxy.take()) == requests
+# -- what a server may answer
 
 
 def test_an_empty_page_with_a_token_is_not_the_end(ask, proxy, model_name) -> None:
@@ -162,18 +65,6 @@ def test_an_empty_page_with_a_token_is_not_the_end(ask, proxy, model_name) -> No
     proxy.fail("/search", status=200, body=json.dumps({"registered_models": [{"name": model_name}]}))
     assert [model.name for model in ask(lambda r: r.search_registered_models())] == [model_name]
     assert [dict(request.query).get("page_token") for request in proxy.take()] == [None, "t"]
-
-
-def test_a_second_model_of_one_name_is_refused(ask, model_name) -> None:
-    ask(lambda r: r.create_registered_model(model_name))
-    message = failure(ask, lambda r: r.create_registered_model(model_name), AlreadyExistsError)
-    assert "RESOURCE_ALREADY_EXISTS" in message
-    ask(lambda r: r.create_registered_model(f"{model_name}_2"))
-    failure(ask, lambda r: r.rename_registered_model(f"{model_name}_2", model_name), AlreadyExistsError)
-
-
-def test_searching_a_missing_model_finds_nothing(ask, model_name) -> None:
-    assert ask(lambda r: r.search_model_versions(filter_string=f"name='{model_name}'")) == []
 
 
 def test_a_bad_filter_is_the_users_error(ask) -> None:

@@ -9,69 +9,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import pytest
+from support.mlflow_server import RunningServer
 from support.models import log_model
 from support.proxy import Fault, Proxy
 
-from scripts.demo.home import Home
-from scripts.demo.settings import Ports, airflow_environment, forget_callers_settings
 from scripts.demo.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 
-class WatchedStack(Stack):
-    """A stack whose Dags reach MLflow through a proxy, and which notices a dead worker within seconds."""
-
-    proxy: Proxy
-
-    def environment(self):
-        inherited = dict(os.environ)
-        forget_callers_settings(inherited)
-        return {
-            **inherited,
-            **airflow_environment(self.home, self.ports),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / "dags"),
-            "AIRFLOW_CONN_WATCHED": self.proxy.connection_json(),
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "1",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-        }
-
-
-@dataclass
-class Server:
-    """What helpers need to know of an MLflow server."""
-
-    url: str
-
-    def client(self):
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=self.url, registry_uri=self.url)
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory):
-    home = Home(tmp_path_factory.mktemp("stack"))
-    home.prepare(fresh=True)
-    stack = WatchedStack(home, Ports.free())
-    with Proxy(stack.mlflow_url) as stack.proxy:
-        try:
-            stack.start(lambda _: None)
-            stack.await_dags({"killed_register", "killed_copy"})
-            yield stack
-        finally:
-            stack.stop(10)
-
-
 @pytest.fixture(scope="module")
 def server(stack):
-    return Server(stack.mlflow_url)
+    return RunningServer(stack.mlflow_url)
 
 
 def kill_worker(proxy: Proxy) -> None:
@@ -100,7 +52,7 @@ def await_state(stack: Stack, dag_id: str, run_id: str) -> list[dict]:
     return stack.api.tasks(dag_id, run_id)
 
 
-def run_killed(stack: WatchedStack, dag_id: str, params: dict, fault: Fault) -> None:
+def run_killed(stack: Stack, dag_id: str, params: dict, fault: Fault) -> None:
     """Run a Dag, kill its worker when the fault holds it, and wait for the retry."""
     fault.hold = threading.Event()
     stack.proxy.faults.append(fault)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -96,6 +97,18 @@ class MlflowServer:
 
     def client(self) -> Any:
         """An MlflowClient on this server."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.url, registry_uri=self.url)
+
+
+@dataclass
+class RunningServer:
+    """An MLflow server that somebody else runs."""
+
+    url: str
+
+    def client(self):
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.url, registry_uri=self.url)

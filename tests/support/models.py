@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from support.mlflow_server import MlflowServer
@@ -30,16 +31,31 @@ class Logged:
 @contextmanager
 def tracking(server: MlflowServer) -> Generator[Any, None, None]:
     """mlflow on this server inside the block, and as it was after it."""
-    import mlflow
+    from airflow_uc_models.hooks.mlflow_session import _globals_restored, mlflow_variables_set
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    mlflow.set_tracking_uri(server.url)
-    mlflow.set_registry_uri(server.url)
-    try:
+    with mlflow_variables_set({}), _globals_restored():
+        import mlflow
+
+        mlflow.set_tracking_uri(server.url)
+        mlflow.set_registry_uri(server.url)
         yield mlflow
-    finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+
+
+def save_model(folder: Path, *, with_signature: bool = True, seed: int = 0) -> Path:
+    """Train a small classifier on columns f0 to f3 and save it into a folder."""
+    import mlflow.sklearn
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import infer_signature
+    from sklearn.linear_model import LogisticRegression
+
+    frame = pd.DataFrame(np.random.default_rng(seed).random((40, 4)), columns=[f"f{i}" for i in range(4)])
+    model = LogisticRegression().fit(frame, frame["f0"] > 0.5)
+    signature = infer_signature(frame, model.predict(frame)) if with_signature else None
+    mlflow.sklearn.save_model(
+        model, folder, signature=signature, serialization_format="cloudpickle", pip_requirements=["scikit-learn"]
+    )
+    return folder
 
 
 def log_model(

@@ -173,7 +173,8 @@ def test_privileges_are_named_with_their_securables() -> None:
     with pytest.raises(PermissionDeniedError) as caught:
         call.send(Response(403, '{"error_code": "PERMISSION_DENIED", "message": "no"}'))
     assert str(caught.value).endswith(
-        "It needs CREATE MODEL VERSION on prod.ml.fraud or its ownership, "
+        "It needs CREATE MODEL VERSION on prod.ml.fraud and APPLY TAG on prod.ml.fraud for its tags (or its "
+        "ownership), "
         "USE SCHEMA on prod.ml and USE CATALOG on prod."
     )
 

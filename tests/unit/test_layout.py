@@ -129,7 +129,7 @@ def test_what_is_below_hooks_knows_neither_airflow_nor_sockets(path) -> None:
 def test_one_file_opens_sockets() -> None:
     assert importers("httpx") <= {"hooks/transport.py", "hooks/auth.py"} | emulator_files()
     # mlflow raises the exceptions of requests
-    assert importers("requests") <= {"hooks/artifacts.py"} | emulator_files()
+    assert importers("requests") <= {"hooks/mlflow_session.py"} | emulator_files()
     assert not importers("aiohttp", "urllib3", "urllib.request", "http.client", "socket") - emulator_files()
     clients = {"Client", "AsyncClient", "get", "post", "put", "patch", "delete", "request", "stream"}
     for node in ast.walk(tree(Path("hooks/auth.py"))):
@@ -141,12 +141,14 @@ def emulator_files() -> set[str]:
     return {str(path) for path in FILES if layer(path) == EMULATOR}
 
 
-def test_one_file_imports_mlflow() -> None:
-    assert importers("mlflow") == {"hooks/artifacts.py"}
+def test_what_moves_files_imports_mlflow() -> None:
+    files = {"artifacts", "mlflow_session", "model_files", "model_files_databricks", "model_files_open_source"}
+    assert importers("mlflow") == {f"hooks/{name}.py" for name in files}
 
 
 def test_one_file_imports_databricks_sdk() -> None:
-    assert importers("databricks") <= {"hooks/workspace.py"}
+    # the second for a type only
+    assert importers("databricks") <= {"hooks/workspace.py", "hooks/model_files_databricks.py"}
 
 
 def test_one_file_touches_the_databricks_providers_tokens() -> None:

@@ -95,12 +95,14 @@ def test_a_branch_that_leads_nowhere_fails_before_any_call(branch, proxy, monkey
 def test_what_a_branch_skipped_stays_skipped_when_it_is_cleared():
     """Airflow's scheduler looks up what a parent skipped only if the parent says that it skips."""
     from airflow.sdk import DAG
-    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.serialization import serialized_objects
 
+    # DagSerialization since Airflow 3.2
+    serialization = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG
     with DAG("cleared") as dag:
         gate = BranchOnModelValidationOperator(
             task_id="gate", model_name="a.b.c", version=1, policy=NOT_WORSE, follow_if_approved="promote"
         )
         gate >> EmptyOperator(task_id="promote")
-    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    stored = serialization.from_dict(serialization.to_dict(dag))
     assert stored.get_task("gate").inherits_from_skipmixin

@@ -1,0 +1,47 @@
+"""The ASGI application of a workspace."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from airflow_uc_models.emulator.files import Files
+from airflow_uc_models.emulator.governance import Governance
+from airflow_uc_models.emulator.legacy import Legacy
+from airflow_uc_models.emulator.native import Native
+from airflow_uc_models.emulator.oauth import OAuth
+from airflow_uc_models.emulator.privileges import Principal
+from airflow_uc_models.emulator.recording import PRINCIPAL
+from airflow_uc_models.emulator.routing import endpoint, handlers
+from airflow_uc_models.emulator.storage import Storage
+from airflow_uc_models.emulator.tracking import Tracking
+from airflow_uc_models.emulator.workspace import Workspace
+
+GROUPS = (OAuth, Legacy, Native, Governance, Files, Storage, Tracking)
+_ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def create_app(workspace: Workspace) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+
+    def authenticate(request: Request) -> Principal:
+        principal = workspace.authenticate(request.headers.get("authorization", ""))
+        request.scope[PRINCIPAL] = principal.name
+        return principal
+
+    # mlflow reads the workspace of a run from it
+    headers = {"x-databricks-org-id": str(workspace.settings.workspace_id)}
+    for group in GROUPS:
+        for info, handler in handlers(group(workspace)):
+            methods = _ALL_METHODS if info.method == "ANY" else [info.method]
+            app.add_route(info.path, endpoint(info, handler, authenticate, headers), methods=methods)
+    app.add_exception_handler(404, _no_endpoint)
+    app.add_exception_handler(405, _no_endpoint)
+    return app
+
+
+async def _no_endpoint(request: Request, _: Exception) -> Response:
+    text = f"No API found for '{request.method} {request.url.path}'"
+    return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": text}, 404)

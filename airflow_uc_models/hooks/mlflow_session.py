@@ -1,0 +1,176 @@
+"""mlflow on the credentials of an Airflow connection.
+
+mlflow takes server and credentials from environment variables and module globals. ``mlflow_session`` sets them for
+the length of one block and puts all of them back, under a lock, so that one task can use two connections and
+nothing outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+from airflow_uc_models.exceptions import (
+    NotFoundError,
+    PermissionDeniedError,
+    RegistryUnavailableError,
+    UCModelsError,
+    classify,
+)
+from airflow_uc_models.hooks.auth import databricks_variables, mlflow_variables, unity_catalog_variables
+from airflow_uc_models.hooks.endpoint import Endpoint
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+
+# What a session sets where the user has not: mlflow's own retries would hold a worker for minutes.
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_UC_OSS_TOKEN",
+)
+# databricks-sdk tells the status by the class of the error.
+_SDK_STATUS = {"NotFound": 404, "PermissionDenied": 403, "Unauthenticated": 401, "BadRequest": 400}
+_lock = threading.RLock()
+
+
+@contextmanager
+def mlflow_session(registry_conn_id: str | ModelRegistryHook) -> Generator[str, None, None]:
+    """Let mlflow talk to the server of an Airflow connection inside the block; yields its tracking URI.
+
+    ::
+
+        with mlflow_session("mlflow_default"):
+            mlflow.sklearn.log_model(model, name="model")
+
+    Of a ``databricks`` connection it is the workspace: runs and logged models go to its tracking server, registered
+    models to Unity Catalog. Of a ``unity_catalog`` connection it is the registry alone; runs go where they go outside
+    of the block. Tracking and registry URI, active experiment and every ``MLFLOW_*`` and ``DATABRICKS_*``
+    variable are put back afterwards. One session runs at a time in a process.
+
+    :param registry_conn_id: the connection, or a hook on it
+    """
+    hook = registry_conn_id if isinstance(registry_conn_id, ModelRegistryHook) else ModelRegistryHook(registry_conn_id)
+    endpoint = hook.endpoint
+    with mlflow_variables_set(_variables(endpoint)), _globals_restored():
+        import mlflow
+
+        tracking_uri, registry_uri = endpoint.address, endpoint.address
+        if _is_databricks(endpoint):
+            tracking_uri, registry_uri = "databricks", "databricks-uc"
+        elif _is_open_source(endpoint):
+            tracking_uri, registry_uri = mlflow.get_tracking_uri(), f"uc:{endpoint.address}"
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(registry_uri)
+        yield tracking_uri
+
+
+@contextmanager
+def mlflow_variables_set(variables: Mapping[str, str]) -> Generator[None, None, None]:
+    """Set environment variables for one block in which nobody else's mlflow runs, instead of the user's credentials."""
+    with _lock:
+        before = {key: value for key, value in os.environ.items() if _is_ours(key) or key in variables}
+        try:
+            for key in list(os.environ):
+                if key in _CREDENTIALS or key.startswith("DATABRICKS_"):
+                    del os.environ[key]
+            for key, value in _DEFAULTS.items():
+                os.environ.setdefault(key, value)
+            os.environ.update(variables)
+            yield
+        finally:
+            for key in [key for key in os.environ if _is_ours(key) or key in variables]:
+                del os.environ[key]
+            os.environ.update(before)
+
+
+def _is_ours(key: str) -> bool:
+    return key.startswith(("MLFLOW_", "DATABRICKS_"))
+
+
+def _is_databricks(endpoint: Endpoint) -> bool:
+    return endpoint.connection.conn_type == "databricks"
+
+
+def _is_open_source(endpoint: Endpoint) -> bool:
+    return endpoint.connection.conn_type == "unity_catalog"
+
+
+def _variables(endpoint: Endpoint) -> dict[str, str]:
+    if _is_databricks(endpoint):
+        return databricks_variables(endpoint.connection, endpoint.address, endpoint.transport.auth)
+    if _is_open_source(endpoint):
+        return unity_catalog_variables(endpoint.connection, endpoint.extra)
+    return mlflow_variables(endpoint.connection, endpoint.extra, endpoint.transport.verify)
+
+
+@contextmanager
+def _globals_restored() -> Generator[None, None, None]:
+    """Put back what mlflow's fluent API keeps in module globals; it offers no way to read whether they are set."""
+    from mlflow.tracking import fluent
+    from mlflow.tracking._model_registry import utils as registry
+    from mlflow.tracking._tracking_service import utils as tracking
+
+    kept: list[tuple[Any, str, Any]] = [
+        (module, name, getattr(module, name, None))
+        for module, name in (
+            (tracking, "_tracking_uri"),
+            (registry, "_registry_uri"),
+            (fluent, "_active_experiment_id"),
+        )
+    ]
+    try:
+        yield
+    finally:
+        tracking.set_tracking_uri(kept[0][2])  # also resets the tracer that remembers the URI
+        for module, name, value in kept:
+            setattr(module, name, value)
+
+
+@contextmanager
+def mlflow_errors(action: str, endpoint: Endpoint) -> Generator[None, None, None]:
+    """Turn what mlflow raises into this package's errors."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        raise as_registry_error(error, action, endpoint) from error
+
+
+def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, needs: str = "") -> UCModelsError:
+    """Return the error of this package for what mlflow, requests or databricks-sdk raised.
+
+    :param needs: the privileges that the action asks for
+    """
+    if isinstance(error, UCModelsError):
+        return error
+    status, code = _status_and_code(error)
+    text = str(getattr(error, "message", None) or error)
+    message = f"Could not {action} on the {endpoint.registry.capabilities.label} at {endpoint.address}: {text}"
+    if status is None and code is None:
+        return RegistryUnavailableError(message)
+    error_class = NotFoundError if status == HTTPStatus.NOT_FOUND else classify(status or 500, code)
+    if needs and issubclass(error_class, PermissionDeniedError):
+        message += f" It needs {needs}."
+    return error_class(message, status=status, error_code=code)
+
+
+def _status_and_code(error: BaseException) -> tuple[int | None, str | None]:
+    if type(error).__module__.startswith("databricks.sdk"):
+        name = type(error).__name__
+        return _SDK_STATUS.get(name), getattr(error, "error_code", None) or None
+    if hasattr(error, "get_http_status_code"):
+        return error.get_http_status_code(), getattr(error, "error_code", None)
+    return getattr(getattr(error, "response", None), "status_code", None), None

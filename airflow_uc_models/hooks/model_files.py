@@ -1,0 +1,212 @@
+"""The files of a model version where the registry holds a copy of its own: down, up, and checked.
+
+mlflow moves the bytes; here is what it leaves out: a line of progress for people, one more try for a file whose
+transfer broke, and a comparison of names and sizes with what lies on the other side.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tenacity
+
+from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError
+from airflow_uc_models.hooks import model_files_databricks
+from airflow_uc_models.hooks.mlflow_session import as_registry_error, mlflow_errors, mlflow_variables_set
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
+from airflow_uc_models.registry.privileges import needs
+
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 10.0
+_TRIES = 4
+
+
+def download(hook: ModelRegistryHook, version: ModelVersion, folder: Path, file: str = "") -> None:
+    """Download all files of a version, or one of them, into a folder that exists."""
+    with _transfer(hook, version, "Downloading", write=False) as (repository, progress):
+        if file and hasattr(repository, "_download_file"):
+            repository._download_file(file, str(folder / file))  # noqa: SLF001 - the public way lists folders first
+            return
+        listed = _listed_sizes(repository)
+        repository.download_artifacts(file, str(folder))
+        if not file:
+            _compare(listed, _local_sizes(folder), f"the download of {version.uri}")
+            progress.finish()
+
+
+def upload(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> None:
+    """Upload all files of a folder to a version that is still pending."""
+    with _transfer(hook, version, "Uploading", write=True) as (repository, progress):
+        sizes = _local_sizes(folder)
+        progress.files, progress.bytes = len(sizes), sum(sizes.values())
+        repository.log_artifacts(str(folder), "")
+        _compare(sizes, _remote_sizes(repository), f"the upload to {version.uri}")
+        progress.finish()
+
+
+class _Progress:
+    """Says every few seconds how far a transfer is."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.files = self.bytes = self._files_done = self._bytes_done = 0
+        self.failed: BaseException | None = None
+        self._began = self._told = time.monotonic()
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        with self._lock:
+            self._files_done += 1
+            self._bytes_done += size
+            if time.monotonic() - self._told >= _PROGRESS_SECONDS:
+                self._tell(self.what)
+
+    def finish(self) -> None:
+        self._tell(f"{self.what}: done")
+
+    def _tell(self, what: str) -> None:
+        self._told = time.monotonic()
+        rate = self._bytes_done / max(self._told - self._began, 1e-3) / 1e6
+        total = f" of {self.files}" if self.files else ""
+        total_mb = f" of {self.bytes / 1e6:,.1f}" if self.bytes else ""
+        done = f"{self._files_done}{total} files, {self._bytes_done / 1e6:,.1f}{total_mb} MB"
+        log.info("%s: %s, %.1f MB/s", what, done, rate)
+
+
+@contextmanager
+def _transfer(
+    hook: ModelRegistryHook, version: ModelVersion, what: str, *, write: bool
+) -> Generator[tuple[Any, _Progress], None, None]:
+    from mlflow.exceptions import MlflowException
+
+    action = f"transfer the files of {version.uri}"
+    with mlflow_variables_set(_variables(hook)), mlflow_errors(action, hook.endpoint):
+        progress = _Progress(f"{what} {version.uri}")
+        repository = _repository(hook, version, write=write)
+        _watch(repository, progress, hook.endpoint.transport.max_retry_seconds)
+        try:
+            yield repository, progress
+        except MlflowException as error:  # tells of all files that failed; what happened to the first tells more
+            failed = progress.failed or error
+            verb = "create_model_version" if write else "get_model_version"
+            wanted = needs(verb, version.name, unity_catalog=hook.registry.capabilities.signature_required)
+            raise as_registry_error(failed, action, hook.endpoint, wanted) from failed
+
+
+def _repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -> ArtifactRepository:
+    if isinstance(hook.registry, MlflowRestRegistry):
+        return model_files_databricks.repository(hook, version, write=write)
+    from airflow_uc_models.hooks import model_files_open_source
+
+    return model_files_open_source.repository(hook, version, write=write)
+
+
+def _variables(hook: ModelRegistryHook) -> dict[str, str]:
+    """Return how requests, which carries the bytes, gets the connection's proxy and CA bundle."""
+    transport = hook.endpoint.transport
+    variables: dict[str, str] = {}
+    if transport.proxy:
+        variables |= {"HTTP_PROXY": transport.proxy, "HTTPS_PROXY": transport.proxy}
+    if not isinstance(transport.verify, bool):
+        variables["REQUESTS_CA_BUNDLE"] = str(hook.endpoint.extra["verify"])
+    return variables
+
+
+def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> None:
+    """Count each file that is moved; try again where the connection broke; stop all when one has failed for good."""
+    again: Callable[..., Any] = tenacity.Retrying(
+        stop=tenacity.stop_any(
+            tenacity.stop_after_attempt(_TRIES), tenacity.stop_before_delay(max(max_retry_seconds, 0.001))
+        ),
+        wait=tenacity.wait_exponential(multiplier=0.5, max=10) + tenacity.wait_random(0, 0.5),
+        retry=tenacity.retry_if_exception(_is_passing),
+        reraise=True,
+    )
+
+    def carefully(move: Callable[[], Any], local_path: str) -> None:
+        if progress.failed:
+            raise InterruptedError("Not tried, because another file failed.")
+        try:
+            again(move)
+        except BaseException as error:
+            progress.failed = progress.failed or error
+            raise
+        progress.add(Path(local_path).stat().st_size)
+
+    if (send := getattr(repository, "_upload_to_cloud", None)) is not None:
+
+        def upload_one(cloud_credential_info: Any, src_file_path: str, artifact_file_path: str | None = None) -> None:
+            carefully(partial(send, cloud_credential_info, src_file_path, artifact_file_path), src_file_path)
+
+        repository._upload_to_cloud = upload_one  # noqa: SLF001 - what mlflow calls for each file
+    if (fetch := getattr(repository, "_download_file", None)) is not None:
+
+        def download_one(remote_file_path: str, local_path: str) -> None:
+            carefully(partial(fetch, remote_file_path, local_path), local_path)
+
+        repository._download_file = download_one  # noqa: SLF001
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether another try can help: resets, timeouts and answers of a busy server, however they are wrapped."""
+    text = f"{type(error).__name__} {error}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return (
+        isinstance(error, ConnectionError | TimeoutError)
+        or (status is not None and (status >= 500 or status in {408, 429}))
+        or any(word in text for word in ("Connection", "Timeout", "IncompleteRead", "Unavailable", "InternalError"))
+    )
+
+
+def _local_sizes(folder: Path) -> dict[str, int]:
+    return {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+
+
+def _remote_sizes(repository: ArtifactRepository) -> dict[str, int | None]:
+    def below(path: str) -> Iterable[tuple[str, int | None]]:
+        for item in repository.list_artifacts(path):
+            if item.is_dir:
+                yield from below(item.path)
+            else:
+                yield item.path, item.file_size
+
+    return dict(below(""))
+
+
+def _listed_sizes(repository: Any) -> dict[str, int | None]:
+    """Return a dict that fills with the sizes of files while mlflow lists them."""
+    sizes: dict[str, int | None] = {}
+    listing = repository.list_artifacts
+
+    def list_artifacts(path: str | None = "") -> Any:
+        found = listing(path or "")
+        sizes.update({item.path: item.file_size for item in found if not item.is_dir})
+        return found
+
+    repository.list_artifacts = list_artifacts
+    return sizes
+
+
+def _compare(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
+    """Raise if a file is missing, strange or of another size; a size that is not told is not compared."""
+    missing, strange = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    other = [n for n in set(expected) & set(found) if None not in (expected[n], found[n]) and expected[n] != found[n]]
+    if missing or strange or other:
+        parts = {"missing": missing, "not expected": strange, "of another size": sorted(other)}
+        told = "; ".join(f"{key}: {', '.join(names[:5])}" for key, names in parts.items() if names)
+        raise RegistryUnavailableError(f"{what[:1].upper()}{what[1:]} is not complete ({told}).")
+    if not expected:
+        raise ModelContentError(f"{what[:1].upper()}{what[1:]} is empty: there are no files.")

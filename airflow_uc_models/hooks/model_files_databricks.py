@@ -1,0 +1,200 @@
+"""Where mlflow finds the files of a model version in Unity Catalog on Databricks.
+
+The workspace names one of three ways, and mlflow has a repository for each: its Files API, presigned addresses, or
+cloud storage with credentials for a while. mlflow makes them from profiles and environment variables; here they are
+made from an Airflow connection, and ask it for headers before each request, so that nothing expires in long work.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.exceptions import RegistryError
+from airflow_uc_models.hooks.endpoint import Endpoint
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.workspace import workspace_auth, workspace_client
+from airflow_uc_models.registry import model_files
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+_TIMEOUT_SECONDS = 120
+# databricks-sdk holds the part of a file that it uploads, and more, in memory: so many files at once, or so many parts
+# of one, of so many bytes; files that would have more parts than clouds take are left to its own choice.
+_FILES, _PARTS, _PART_BYTES, _MAX_PARTS = 3, 6, 6 << 20, 10_000
+
+
+def repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -> ArtifactRepository:
+    """Return mlflow's repository for the files of a version.
+
+    :param write: files will be uploaded
+    """
+    if _wants_files_api(hook):
+        return _files_api(hook.endpoint, version)
+    credentials = hook.run(model_files.temporary_credentials(version, write=write))
+    if credentials.get("storage_mode") == "DEFAULT_STORAGE":
+        return _presigned(hook.endpoint, version)
+    return _cloud_storage(hook, version, credentials, write=write)
+
+
+def _wants_files_api(hook: ModelRegistryHook) -> bool:
+    """Decide as mlflow does: its environment variable, else the workspace, else no."""
+    from mlflow import environment_variables
+
+    # mlflow >= 3.9 has the variable; an earlier one asks the workspace only
+    variable = getattr(environment_variables, "MLFLOW_USE_DATABRICKS_SDK_MODEL_ARTIFACTS_REPO_FOR_UC", None)
+    if variable is not None and variable.defined:
+        return bool(variable.get())
+    try:
+        return hook.run(model_files.files_api_enabled())
+    except RegistryError as error:
+        log.warning("The workspace does not tell how model files are transferred; trying cloud storage (%s)", error)
+        return False
+
+
+def _files_api(endpoint: Endpoint, version: ModelVersion) -> ArtifactRepository:
+    from mlflow.store.artifact.cloud_artifact_repo import CloudArtifactRepository
+    from mlflow.store.artifact.databricks_sdk_models_artifact_repo import DatabricksSDKModelsArtifactRepository
+
+    class FilesRepository(DatabricksSDKModelsArtifactRepository):
+        def __init__(self) -> None:
+            self.model_name, self.model_version = version.name, str(version.version)
+            self.model_base_path = f"/Models/{version.name.replace('.', '/')}/{version.version}"
+            self.client = workspace_client(endpoint)
+            self.parallelism = 1
+            CloudArtifactRepository.__init__(self, self.model_base_path)
+
+        @property
+        def max_workers(self) -> int:
+            return _FILES
+
+        def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+            files = sum(1 for file in Path(local_dir).rglob("*") if file.is_file())
+            self.parallelism = max(1, _PARTS // max(1, files))
+            super().log_artifacts(local_dir, artifact_path)
+
+        def _upload_to_cloud(
+            self, cloud_credential_info: Any, src_file_path: str, artifact_file_path: str | None = None
+        ) -> None:
+            if not hasattr(self.client.files, "upload_from"):  # databricks-sdk before 0.72
+                super()._upload_to_cloud(cloud_credential_info, src_file_path, artifact_file_path)
+            else:
+                _upload_from(
+                    self.client, f"{self.model_base_path}/{artifact_file_path}", src_file_path, self.parallelism
+                )
+
+        def _download_file(self, remote_file_path: str, local_path: str) -> None:
+            # mlflow lists the file's folder first, and reads 100 MB at once, in each of its threads.
+            answer = self.client.files.download(f"{self.model_base_path}/{remote_file_path}")
+            with answer.contents as source, Path(local_path).open("wb") as sink:
+                shutil.copyfileobj(source, sink, _CHUNK)
+
+    return FilesRepository()
+
+
+def _upload_from(client: WorkspaceClient, path: str, local_path: str, parallelism: int) -> None:
+    """Upload a file in parts; what mlflow calls instead holds up to 30 of them in memory, in each of its threads."""
+    small = Path(local_path).stat().st_size < _PART_BYTES * _MAX_PARTS
+    client.files.upload_from(
+        path, local_path, overwrite=True, parallelism=parallelism, part_size=_PART_BYTES if small else None
+    )
+
+
+def _presigned(endpoint: Endpoint, version: ModelVersion) -> ArtifactRepository:
+    from mlflow.store.artifact.presigned_url_artifact_repo import PresignedUrlArtifactRepository
+
+    tried: set[str | None] = set()
+
+    class PresignedRepository(PresignedUrlArtifactRepository):
+        def _upload_to_cloud(
+            self, cloud_credential_info: Any, src_file_path: str, artifact_file_path: str | None = None
+        ) -> None:
+            if artifact_file_path in tried:  # its address may have expired meanwhile
+                [cloud_credential_info] = self._get_write_credential_infos([artifact_file_path])
+            tried.add(artifact_file_path)
+            # mlflow reads the whole file into memory; an empty stream would be sent chunked, which stores refuse.
+            empty = Path(src_file_path).stat().st_size == 0
+            with (
+                Path(src_file_path).open("rb") as source,
+                _request("put", cloud_credential_info, b"" if empty else source),
+            ):
+                pass
+
+        def _download_file(self, remote_file_path: str, local_path: str) -> None:
+            # mlflow lists the file's folder first, and reads 100 MB at once, in each of its threads.
+            [info] = self._get_read_credential_infos([remote_file_path])
+            with _request("get", info) as answer, Path(local_path).open("wb") as sink:
+                sink.writelines(answer.iter_content(_CHUNK))
+
+    return PresignedRepository(_host_creds(endpoint), version.name, version.version)
+
+
+@contextmanager
+def _request(method: str, info: Any, data: Any = None) -> Generator[Any, None, None]:
+    """Send a file to a presigned address, or get one; once, as whoever calls tries again with a new address."""
+    from mlflow.utils.request_utils import augmented_raise_for_status, cloud_storage_http_request
+
+    headers = {header.name: header.value for header in info.headers}
+    with cloud_storage_http_request(
+        method, info.signed_uri, max_retries=0, data=data, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS
+    ) as response:
+        augmented_raise_for_status(response)
+        yield response
+
+
+def _host_creds(endpoint: Endpoint) -> Any:
+    """Return what mlflow's own calls to the workspace authenticate with."""
+    from mlflow.utils.rest_utils import MlflowHostCreds
+
+    auth = workspace_auth(endpoint)
+
+    class HostCreds(MlflowHostCreds):
+        @property
+        def token(self) -> str | None:
+            kind, _, value = auth.headers()["Authorization"].partition(" ")
+            return value if kind == "Bearer" else None
+
+        @token.setter
+        def token(self, _: str | None) -> None:
+            """Take no fixed one."""
+
+    verify = endpoint.transport.verify
+    return HostCreds(
+        endpoint.address,
+        username=endpoint.connection.login,
+        password=endpoint.connection.password,
+        ignore_tls_verification=verify is False and endpoint.address.startswith("https"),
+        server_cert_path=None if isinstance(verify, bool) else str(endpoint.extra["verify"]),
+    )
+
+
+def _cloud_storage(
+    hook: ModelRegistryHook, version: ModelVersion, credentials: dict[str, Any], *, write: bool
+) -> ArtifactRepository:
+    from mlflow.protos.databricks_uc_registry_messages_pb2 import TemporaryCredentials
+    from mlflow.utils._unity_catalog_utils import get_artifact_repo_from_storage_info
+    from mlflow.utils.proto_json_utils import parse_dict
+
+    def parsed(body: dict[str, Any]) -> TemporaryCredentials:
+        message = TemporaryCredentials()
+        parse_dict(body, message)
+        return message
+
+    location = version.storage_location or hook.run(
+        hook.registry.get_model_version_download_uri(version.name, version.version)
+    )
+    return get_artifact_repo_from_storage_info(
+        storage_location=location,
+        scoped_token=parsed(credentials),
+        base_credential_refresh_def=lambda: parsed(hook.run(model_files.temporary_credentials(version, write=write))),
+    )

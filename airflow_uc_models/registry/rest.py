@@ -1,0 +1,57 @@
+"""What the REST dialects share: asking, deleting, and reading pages to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from airflow_uc_models.exceptions import NotFoundError
+from airflow_uc_models.registry.answers import expect_object, unreadable
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.call import Request, Response
+
+T = TypeVar("T")
+
+
+class RestRegistry(Registry):
+    """A registry that answers JSON objects over HTTP."""
+
+    def _ask(self, request: Request, read: Callable[[dict[str, Any]], T]) -> Generator[Request, Response, T]:
+        return self._read((yield request), request, read)
+
+    def _read(self, response: Response, request: Request, read: Callable[[dict[str, Any]], T]) -> T:
+        body = expect_object(response, request, self.capabilities.label)
+        try:
+            return read(body)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise unreadable(response, request, self.capabilities.label, error) from error
+
+    def _delete(self, request: Request) -> Generator[Request, Response, None]:
+        """Ask for a deletion; where it is gone on a repeated try, the earlier one did it."""
+        response = yield request
+        try:
+            self._expect_deleted(response, request)
+        except NotFoundError:
+            if not response.repeated:
+                raise
+
+    def _expect_deleted(self, response: Response, request: Request) -> None:
+        expect_object(response, request, self.capabilities.label)
+
+    def _pages(
+        self,
+        request: Request,
+        read: Callable[[dict[str, Any]], list[T]],
+        max_results: int | None,
+        page_size: int,
+    ) -> Generator[Request, Response, list[T]]:
+        """Follow next_page_token to its absence; a page may be empty and still have one."""
+        found: list[T] = []
+        query = {**(request.params or {}), "max_results": min(max_results or page_size, page_size)}
+        while True:
+            page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
+            items, token = yield from self._ask(page, lambda body: (read(body), body.get("next_page_token")))
+            found += items
+            if not token or (max_results is not None and len(found) >= max_results):
+                return found if max_results is None else found[:max_results]
+            query = {**query, "page_token": token}

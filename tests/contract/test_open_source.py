@@ -1,0 +1,396 @@
+"""Our registry on an open-source Unity Catalog server: what it cannot do, pages, task keys, shared numbers, grants."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from support.open_source import flavour
+from support.proxy import Proxy
+
+from airflow_uc_models.exceptions import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    InvalidNameError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnsupportedOperationError,
+)
+from airflow_uc_models.hooks.auth import BearerAuth
+from airflow_uc_models.hooks.transport import Transport
+from airflow_uc_models.registry import comments, shared_numbers
+from airflow_uc_models.registry.aliases import delete_alias, move_alias, rollback_alias
+from airflow_uc_models.registry.facts import champion_of
+from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
+from airflow_uc_models.registry.registration import (
+    create_model_once,
+    create_pending_version,
+    drop_if_empty,
+    find_by_task_key,
+    finish_version,
+    keyed,
+    redescribed,
+    settle,
+)
+from airflow_uc_models.registry.retention import search_versions
+from airflow_uc_models.registry.unity_catalog_rest import UnityCatalogRestRegistry
+
+REGISTRY = UnityCatalogRestRegistry()
+KEY, OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+LINE = f"airflow_task_key: {KEY}"
+
+
+def transport(url: str, token: str | None = None) -> Transport:
+    return Transport(base_url=url, auth=BearerAuth(token) if token else None, max_retry_seconds=3, label="server")
+
+
+@pytest.fixture
+def run(open_source):
+    return transport(open_source.url, open_source.token).run
+
+
+@pytest.fixture
+def watched(open_source):
+    with Proxy(open_source.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def name(open_source):
+    return open_source.make(open_source.new_name())
+
+
+def create(name: str, key: str = KEY, text: str | None = "why"):
+    description, _ = keyed(REGISTRY, key, text)
+    return lambda: REGISTRY.create_model_version(name, "runs:/1/model", description=description)
+
+
+# -- what it cannot do, and what it checks before any call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: move_alias(REGISTRY, n, "Champion", 1),
+        lambda n: rollback_alias(REGISTRY, n, "Champion", KEY),
+        lambda n: delete_alias(REGISTRY, n, "Champion"),
+        lambda n: champion_of(REGISTRY, n, "Champion"),
+        lambda n: REGISTRY.create_registered_model(n, tags={"a": "b"}),
+        lambda n: REGISTRY.create_model_version(n, "s", tags={"a": "b"}),
+        lambda n: search_versions(REGISTRY, n, tags={"a": "b"}),
+        lambda n: create_model_once(REGISTRY, n, KEY, tags={"a": "b"}),
+        lambda n: REGISTRY.get_run("0a1b"),
+        lambda n: REGISTRY.get_logged_model("m-0a1b"),
+        lambda n: REGISTRY.search_registered_models(filter_string="name = 'a'"),
+        lambda n: REGISTRY.search_model_versions(filter_string=f"name='{n}' and run_id='1'"),
+        lambda n: REGISTRY.search_model_versions(filter_string=f"name='{n}'", order_by=["version"]),
+    ],
+)
+def test_what_it_has_not_is_refused_before_any_call(call, watched, open_source, name) -> None:
+    with pytest.raises(
+        UnsupportedOperationError, match=r"open-source Unity Catalog server does not support .+\. \w|order"
+    ):
+        transport(watched.url, open_source.token).run(call(name))
+    assert watched.take() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda n: REGISTRY.get_registered_model("dev.ml.über"), InvalidNameError),
+        (lambda n: REGISTRY.get_registered_model("dev.ml"), InvalidNameError),
+        (lambda n: REGISTRY.get_model_version(n, 0), InvalidNameError),
+        (lambda n: REGISTRY.create_model_version(n, "s" * 256), InvalidArgumentError),
+        (lambda n: REGISTRY.rename_registered_model(n, "other.schema.m"), InvalidArgumentError),
+    ],
+)
+def test_slips_are_told_before_any_call(call, error, watched, open_source, name) -> None:
+    with pytest.raises(error):
+        transport(watched.url, open_source.token).run(call(name))
+    assert watched.take() == []
+
+
+def test_errors_are_of_the_class_that_fits(run, open_source, name) -> None:
+    with pytest.raises(NotFoundError, match="404 NOT_FOUND"):
+        run(REGISTRY.get_registered_model(f"{name}_no"))
+    with pytest.raises(NotFoundError, match="404 SCHEMA_NOT_FOUND"):
+        run(REGISTRY.create_registered_model(f"{open_source.catalog}.no.m"))
+    with pytest.raises(AlreadyExistsError):
+        run(REGISTRY.create_registered_model(name))
+    with pytest.raises(NotFoundError):
+        run(REGISTRY.get_model_version(name, 9))
+    with pytest.raises(NotFoundError):
+        run(REGISTRY.delete_model_version(name, 9))
+    open_source.add(name)
+    with pytest.raises(InvalidRequestError, match="not in a pending registration state"):
+        run(REGISTRY.finalize_model_version(name, 1))
+
+
+def test_a_wrong_address_is_not_a_missing_model(open_source) -> None:
+    with pytest.raises(InvalidRequestError, match="not how a model registry answers"):
+        transport(f"{open_source.url}/elsewhere", open_source.token).run(REGISTRY.get_registered_model("a.b.c"))
+    with pytest.raises(InvalidRequestError, match="not how a model registry answers"):
+        transport(f"{open_source.url}/elsewhere", open_source.token).run(REGISTRY.delete_registered_model("a.b.c"))
+
+
+def test_letter_case_is_kept(run, open_source, name) -> None:
+    upper = f"{open_source.schema}.{name.split('.')[2].upper()}"
+    assert run(REGISTRY.create_registered_model(upper)).name == upper
+
+
+# -- pages and deletes
+
+
+def test_models_of_a_schema_and_of_all(run, open_source, name) -> None:
+    schema = f"{open_source.catalog}.s{name[-6:]}"
+    open_source.call("POST", "/schemas", {"name": schema.split(".")[1], "catalog_name": open_source.catalog})
+    names = sorted(f"{schema}.m{i:03}" for i in range(101))
+    for each in names:
+        open_source.make(each)
+    assert [m.name for m in run(REGISTRY.search_registered_models(schema=schema))] == names
+    everything = {m.name for m in run(REGISTRY.search_registered_models())}
+    assert {*names, name} <= everything
+    assert len(run(REGISTRY.search_registered_models(max_results=3))) == 3
+
+
+def test_a_model_goes_with_its_versions(run, open_source, name) -> None:
+    open_source.add(name)
+    run(REGISTRY.delete_registered_model(name))
+    with pytest.raises(NotFoundError):
+        run(REGISTRY.get_registered_model(name))
+
+
+def test_a_delete_whose_answer_is_lost_is_a_delete(open_source, watched, name) -> None:
+    watched.fail(f"/models/{name}", "DELETE", after=True, reset=True)
+    transport(watched.url, open_source.token).run(REGISTRY.delete_registered_model(name))
+    assert [r.status for r in watched.take()] == [200, 404]
+
+
+# -- the task key
+
+
+def test_the_key_is_the_last_line_of_the_comment() -> None:
+    assert keyed(REGISTRY, KEY, "why\n") == (f"why\n\n{LINE}", {})
+    assert keyed(REGISTRY, KEY, None) == (LINE, {})
+    tags = {"airflow_copied_from": "models:/a.b.c/1"}
+    assert keyed(REGISTRY, KEY, "why", tags) == (f"why\nairflow_copied_from: models:/a.b.c/1\n{LINE}", {})
+    mlflow = MlflowRestRegistry()
+    assert keyed(mlflow, KEY, "why", {"a": "b"}) == ("why", {"a": "b", "airflow_task_key": KEY})
+
+
+@pytest.mark.parametrize("registry", [REGISTRY, MlflowRestRegistry()])
+def test_a_copied_description_leaves_its_own_lines_behind(registry) -> None:
+    theirs = f"why\nit is\nairflow_copied_from: models:/a.b.c/1\nairflow_task_key: {OTHER}"
+    text, _ = keyed(registry, KEY, theirs)
+    assert comments.split(text)[0] == "why\nit is"
+    assert OTHER not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "airflow_task_key: x\nabove", "airflow_else: stays", "a\n\n", "airflow_task_key:"]
+)
+def test_what_people_write_stays_as_it_is(text) -> None:
+    assert comments.split(comments.join(text, {"airflow_task_key": KEY})) == (text, {"airflow_task_key": KEY})
+
+
+def test_versions_are_found_by_key_without_a_get_for_each(open_source, watched, name) -> None:
+    for comment in ("why", f"why\n{LINE}", f"{LINE}\nnot last", LINE):
+        open_source.add(name, comment)
+    found = transport(watched.url, open_source.token).run(find_by_task_key(REGISTRY, name, KEY))
+    assert [v.version for v in found] == [2, 4]
+    assert found[0].description == f"why\n{LINE}"
+    assert {r.path for r in watched.take()} == {f"/api/2.1/unity-catalog/models/{name}/versions"}
+
+
+def test_settle_keeps_the_first_finished_one(run, open_source, name) -> None:
+    for comment, ready in ((LINE, False), (LINE, True), (LINE, True), ("another's", True)):
+        open_source.add(name, comment, ready=ready)
+    kept = run(settle(REGISTRY, name, KEY))
+    assert (kept.version, kept.is_ready) == (2, True)
+    assert [v["version"] for v in open_source.versions(name)] == [2, 4]
+
+
+def test_a_created_model_is_known_again(run, open_source) -> None:
+    name = open_source.new_name()
+    assert run(create_model_once(REGISTRY, name, KEY, description="why"))[1] is True
+    model, made = run(create_model_once(REGISTRY, name, KEY, description="why"))
+    assert (model.description, made) == (f"why\n{LINE}", True)
+    assert run(create_model_once(REGISTRY, name, OTHER))[1] is False
+    assert redescribed(REGISTRY, model, "new") == f"new\n{LINE}"
+    assert redescribed(REGISTRY, replace(model, description=None), "new") == "new"
+    run(drop_if_empty(REGISTRY, name))
+    with pytest.raises(NotFoundError):
+        run(REGISTRY.get_registered_model(name))
+
+
+def test_a_create_whose_answer_is_lost_makes_one_version(open_source, watched, name) -> None:
+    watched.fail("/models/versions", "POST", after=True, reset=True)
+    run = transport(watched.url, open_source.token).run
+    made = run(create_pending_version(REGISTRY, name, KEY, create(name)))
+    assert (made.version, made.status) == (1, "PENDING_REGISTRATION")
+    watched.fail("/finalize", "PATCH", after=True, reset=True)
+    assert run(finish_version(REGISTRY, made, KEY)).is_ready
+    assert len(open_source.versions(name)) == 1
+
+
+# -- numbers that are given out twice
+
+
+@pytest.fixture
+def racing(tmp_path):
+    """A server on which two creates at the same moment get one number."""
+    with flavour(tmp_path, concurrent_creates=2) as server:
+        yield server
+
+
+def two_pending(server, name):
+    """Two versions of one number, made by hand; the first is the one that the number reaches."""
+    made = []
+    body = dict(zip(("catalog_name", "schema_name", "model_name"), name.split("."), strict=True))
+
+    def post(comment: str) -> None:
+        made.append(server.call("POST", "/models/versions", {**body, "source": "s", "comment": comment}))
+
+    threads = [threading.Thread(target=post, args=(f"airflow_task_key: {key}",)) for key in (KEY, OTHER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [v["version"] for v in server.versions(name)] == [1, 1]
+    run = transport(server.url).run
+    reached = run(REGISTRY.get_model_version(name, 1))
+    both = run(REGISTRY.search_model_versions(filter_string=f"name='{name}'"))
+    [hidden] = [v for v in both if v.storage_location != reached.storage_location]
+    return run, reached, hidden
+
+
+def test_tasks_that_create_at_the_same_moment_get_a_version_each(racing) -> None:
+    name = racing.make(racing.new_name())
+    results = {}
+
+    def work(key: str) -> None:
+        run = transport(racing.url).run
+        for _ in range(5):
+            pending = run(create_pending_version(REGISTRY, name, key, create(name, key)))
+            with suppress(ConflictError):  # one was already uploading when the other got the number
+                results[key] = run(finish_version(REGISTRY, pending, key))
+                break
+
+    threads = [threading.Thread(target=work, args=(key,)) for key in (KEY, OTHER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(results) == {KEY, OTHER}
+    versions = racing.versions(name)
+    assert [v["status"] for v in versions].count("READY") == 2
+    for key, version in results.items():
+        assert version.description.endswith(key)
+        [row] = [v for v in versions if v["version"] == version.version]  # nobody shares it
+        assert (row["comment"], row["storage_location"]) == (version.description, version.storage_location)
+        assert row["status"] == "READY"
+
+
+def test_who_shares_a_number_and_is_reached_by_it_gives_way(racing) -> None:
+    run, reached, hidden = two_pending(racing, racing.make(racing.new_name()))
+    assert run(shared_numbers.claim(REGISTRY, reached)) is False
+    assert run(shared_numbers.claim(REGISTRY, hidden)) is True
+    assert [v["storage_location"] for v in racing.versions(hidden.name)] == [hidden.storage_location]
+
+
+def test_nobody_deletes_or_finishes_the_version_of_somebody_else(racing) -> None:
+    run, _, hidden = two_pending(racing, racing.make(racing.new_name()))
+    key = comments.split(hidden.description)[1]["airflow_task_key"]
+    assert run(shared_numbers.claim(REGISTRY, hidden)) is False
+    assert run(shared_numbers.delete_own(REGISTRY, hidden)) is False
+    with pytest.raises(ConflictError, match="given to another version"):
+        run(finish_version(REGISTRY, hidden, key))
+    assert run(settle(REGISTRY, hidden.name, key)) is None
+    assert [v["status"] for v in racing.versions(hidden.name)] == ["PENDING_REGISTRATION"] * 2
+    made = run(create_pending_version(REGISTRY, hidden.name, key, create(hidden.name, key)))
+    assert made.version == 2
+
+
+# -- grants
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    with flavour(tmp_path_factory.mktemp("uc"), authorization=True) as server:
+        server.app.state.access.add_user("ml@example.com", "of-the-user")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("call", "needs"),
+    [
+        (lambda n: REGISTRY.create_registered_model(n + "_2"), "CREATE MODEL on {schema}"),
+        (REGISTRY.get_registered_model, "EXECUTE on {model}"),
+        (lambda n: REGISTRY.search_model_versions(filter_string=f"name='{n}'"), "EXECUTE on {model}"),
+        (lambda n: REGISTRY.get_model_version(n, 1), "EXECUTE on {model}"),
+        (lambda n: REGISTRY.create_model_version(n, "s"), "ownership of {model}"),
+        (lambda n: REGISTRY.finalize_model_version(n, 1), "ownership of {model}"),
+        (lambda n: REGISTRY.update_registered_model(n, description="x"), "ownership of {model}"),
+        (lambda n: REGISTRY.rename_registered_model(n, n + "_2"), "ownership of {model}"),
+        (lambda n: REGISTRY.delete_model_version(n, 1), "ownership of {model}"),
+        (REGISTRY.delete_registered_model, "ownership of {model}"),
+        (lambda n: REGISTRY.temporary_credentials(n, 1, write=False), "EXECUTE on {model}"),
+    ],
+)
+def test_a_missing_privilege_is_named(call, needs, guarded) -> None:
+    name = guarded.make(guarded.new_name(), ("one",))
+    with pytest.raises(PermissionDeniedError) as caught:
+        transport(guarded.url, "of-the-user").run(call(name))
+    wanted = needs.format(model=name, schema=guarded.schema)
+    assert f"It needs {wanted}, USE SCHEMA on {guarded.schema} and USE CATALOG on {guarded.catalog}" in str(
+        caught.value
+    )
+
+
+def test_a_refused_token_is_told(guarded) -> None:
+    with pytest.raises(UnauthenticatedError, match="Invalid access token"):
+        transport(guarded.url, "nobody's").run(REGISTRY.search_registered_models())
+    with pytest.raises(UnauthenticatedError, match="No authorization found"):
+        transport(guarded.url).run(REGISTRY.search_registered_models())
+
+
+def test_pages_that_are_empty_in_the_middle_are_read_to_the_end(guarded) -> None:
+    names = [guarded.make(guarded.new_name()) for _ in range(3)]
+    user = "ml@example.com"
+    for path, privilege in (
+        (f"catalog/{guarded.catalog}", "USE CATALOG"),
+        (f"schema/{guarded.schema}", "USE SCHEMA"),
+        (f"registered_model/{max(names)}", "EXECUTE"),
+    ):
+        guarded.call("PATCH", f"/permissions/{path}", {"changes": [{"principal": user, "add": [privilege]}]})
+    run = transport(guarded.url, "of-the-user").run
+    assert [m.name for m in run(REGISTRY.search_registered_models(schema=guarded.schema, max_results=1))] == [
+        max(names)
+    ]
+    guarded.app.state.access.grants.clear()
+
+
+# -- cloud storage
+
+
+def test_credentials_for_cloud_storage_are_as_mlflow_reads_them() -> None:
+    from mlflow.protos.unity_catalog_messages_pb2 import TemporaryCredentials
+    from mlflow.utils.proto_json_utils import parse_dict
+
+    with flavour("s3://bucket/root") as server, Proxy(server.url) as proxy:
+        name = server.make(server.new_name(), ("one",))
+        assert server.versions(name)[0]["storage_location"].startswith("s3://bucket/root/__unitystorage/models/")
+        for write in (False, True):
+            found = transport(proxy.url).run(REGISTRY.temporary_credentials(name, 1, write=write))
+            message = TemporaryCredentials()
+            parse_dict(found, message)
+            assert message.aws_temp_credentials.session_token == "emulated"
+        catalog, schema, model = name.split(".")
+        body = {"catalog_name": catalog, "schema_name": schema, "model_name": model, "version": 1}
+        operations = ("READ_MODEL_VERSION", "READ_WRITE_MODEL_VERSION")
+        assert [r.body for r in proxy.take()] == [{**body, "operation": operation} for operation in operations]

@@ -1,0 +1,21 @@
+"""Connections to the emulated workspace."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_uc_models.emulator import Emulator
+
+
+def connection_json(workspace: Emulator, token: str | None = None, **fields: Any) -> str:
+    """Return a `databricks` connection in JSON: with the admin's token, or as the fields say."""
+    connection = {
+        "conn_type": "databricks",
+        "host": "127.0.0.1",
+        "schema": "http",
+        "port": workspace.port,
+        "password": token or workspace.token,
+        **fields,
+    }
+    return json.dumps({key: value for key, value in connection.items() if value is not None})
