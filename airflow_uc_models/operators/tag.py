@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.exceptions import InvalidArgumentError
@@ -72,7 +73,7 @@ class DeleteRegisteredModelTagsOperator(ModelOperator):
             if key in model.tags:
                 yield from registry.delete_registered_model_tag(name, key)
         self.link_to(context, name)
-        return (yield from registry.get_registered_model(name)).to_xcom()
+        return replace(model, tags=_without(model.tags, keys)).to_xcom()
 
 
 class SetModelVersionTagsOperator(ModelVersionOperator):
@@ -139,7 +140,11 @@ class DeleteModelVersionTagsOperator(ModelVersionOperator):
             if key in version.tags:
                 yield from registry.delete_model_version_tag(version.name, version.version, key)
         self.link_to(context, version.name, version.version)
-        return (yield from registry.get_model_version(version.name, version.version)).to_xcom()
+        return replace(version, tags=_without(version.tags, keys)).to_xcom()
+
+
+def _without(tags: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if key not in keys}
 
 
 def _checked(registry: Registry, tags: Mapping[str, Any]) -> dict[str, str]:
