@@ -150,6 +150,11 @@ _BY_CODE: dict[str, type[RegistryError]] = {
     "RESOURCE_EXHAUSTED": RegistryUnavailableError,
     "TEMPORARILY_UNAVAILABLE": RegistryUnavailableError,
 }
+_BY_ENDING: dict[str, type[RegistryError]] = {
+    "_DOES_NOT_EXIST": NotFoundError,
+    "_NOT_FOUND": NotFoundError,
+    "_ALREADY_EXISTS": AlreadyExistsError,
+}
 _BY_STATUS: dict[int, type[RegistryError]] = {
     400: InvalidRequestError,
     401: UnauthenticatedError,
@@ -157,6 +162,7 @@ _BY_STATUS: dict[int, type[RegistryError]] = {
     408: RegistryUnavailableError,
     409: ConflictError,
     429: RegistryUnavailableError,
+    501: InvalidRequestError,
 }
 
 
@@ -168,6 +174,9 @@ def classify(status: int, error_code: str | None) -> type[RegistryError]:
     """
     if error_code in _BY_CODE:
         return _BY_CODE[error_code]
+    for ending, error_class in _BY_ENDING.items():  # one code for each kind of securable
+        if error_code and error_code.endswith(ending) and error_code != "ENDPOINT_NOT_FOUND":
+            return error_class
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     return RegistryUnavailableError if status >= 500 else InvalidRequestError

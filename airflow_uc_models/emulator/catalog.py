@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Timer
 from typing import Any
 
 from airflow_uc_models.emulator import rules
@@ -170,8 +171,15 @@ class Catalog:
         version = model.version(rules.version_number(number))
         if version.status != PENDING and not (version.status == READY and self.settings.refinalize):
             raise wrong_state(f"Model version '{number}' of {described(model.name)} is {version.status} already.")
-        version.status = READY
-        return self._changed(by, model, version)
+        if self.settings.ready_seconds:
+            Timer(self.settings.ready_seconds, self._get_ready, (by, model, version)).start()
+            return version
+        return self._get_ready(by, model, version)
+
+    def _get_ready(self, by: Principal, model: Model, version: Version) -> Version:
+        with self.state.lock:
+            version.status = READY
+            return self._changed(by, model, version)
 
     def version(self, by: Principal, name: Any, number: Any, operation: str = "read") -> tuple[Model, Version]:
         """Return a model and one of its versions."""

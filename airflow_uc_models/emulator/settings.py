@@ -21,6 +21,7 @@ class Settings:
     :param auto_create_schemas: make catalogs and schemas that an admin names
     :param delete_nonempty_models: delete the versions of a model along with it
     :param reserved_aliases: refuse the aliases ``latest`` and ``v1``, ``v2`` ...
+    :param ready_seconds: how long a finalized version stays PENDING_REGISTRATION
     :param refinalize: finalize a READY version again without complaint
     :param missing_tags_fail: answer 404 when a tag to be deleted is not there
     :param tags_on_create_need_apply_tag: ask for APPLY TAG when a version is created with tags by someone who is
@@ -45,6 +46,7 @@ class Settings:
     auto_create_schemas: bool = True
     delete_nonempty_models: bool = False
     reserved_aliases: bool = True
+    ready_seconds: float = 0
     refinalize: bool = False
     missing_tags_fail: bool = True
     tags_on_create_need_apply_tag: bool = True

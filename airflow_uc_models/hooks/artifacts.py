@@ -129,23 +129,24 @@ def check_for_upload(folder: Path) -> list[dict[str, str]]:
     That is a transformers model which refers to the Hugging Face Hub instead of having its weights, and, by mlflow's
     own rule, one that the Databricks Feature Store packaged.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.store._unity_catalog.registry.rest_store import (
-        get_feature_dependencies,
-        get_model_version_dependencies,
-    )
-
-    flavor = read_mlmodel(folder)["flavors"].get("transformers")
-    if flavor and "source_model_revision" in flavor and not any((folder / "model").glob("*")):
+    mlmodel = read_mlmodel(folder)
+    transformers = mlmodel["flavors"].get("transformers")
+    if transformers and "source_model_revision" in transformers and not any((folder / "model").glob("*")):
         raise ModelContentError(
             f"The transformers model in {folder} was logged without its weights (save_pretrained=False). Fetch them "
             "with mlflow.transformers.persist_pretrained_model first."
         )
-    try:
-        get_feature_dependencies(str(folder))
-        return list(get_model_version_dependencies(str(folder)))
-    except MlflowException as error:
-        raise ModelContentError(f"The model in {folder} cannot be registered: {error.message}") from error
+    loader = (mlmodel["flavors"].get("python_function") or {}).get("loader_module")
+    if loader == "databricks.feature_store.mlflow_model":  # mlflow.models.model._DATABRICKS_FS_LOADER_MODULE
+        raise ModelContentError(
+            f"The model in {folder} was packaged by the Databricks Feature Store; it can only be registered on a "
+            "Databricks cluster."
+        )
+    if not mlmodel.get("resources") and not mlmodel.get("auth_policy"):
+        return []  # mlflow's own look may ask a tracking server for the logged model
+    from mlflow.store._unity_catalog.registry.rest_store import get_model_version_dependencies
+
+    return list(get_model_version_dependencies(str(folder)))
 
 
 def load_pyfunc(folder: Path) -> PyFuncModel:

@@ -108,6 +108,7 @@ def databricks_variables(connection: Connection, address: str, auth: httpx.Auth 
         secret = connection.password or ""
         return {**variables, "DATABRICKS_CLIENT_ID": connection.login, "DATABRICKS_CLIENT_SECRET": secret}
     assert isinstance(auth, DatabricksAuth)  # noqa: S101 - the endpoint is built that way
+    auth.forget()  # of a token that nobody renews, the whole life is needed
     kind, _, value = auth.headers()["Authorization"].partition(" ")
     if kind == "Bearer":
         return {**variables, "DATABRICKS_TOKEN": value}
@@ -179,10 +180,13 @@ class DatabricksAuth(httpx.Auth):
 
     def _is_renewable(self, response: httpx.Response) -> bool:
         """Whether a refused token was one that can be had anew; if so, it is forgotten."""
-        if not self._hook.oauth_tokens or not is_refused_token(response.status_code, response.text):
-            return False
+        return is_refused_token(response.status_code, response.text) and self.forget()
+
+    def forget(self) -> bool:
+        """Forget a token that can be had anew; False where there is none such."""
+        had = bool(self._hook.oauth_tokens)
         self._hook.oauth_tokens.clear()
-        return True
+        return had
 
 
 def _databricks_hook(connection: Connection, base_url: str, verify: str | bool) -> Any:

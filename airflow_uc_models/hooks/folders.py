@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.entities import PENDING_REGISTRATION, ModelVersion
+from airflow_uc_models.exceptions import ConflictError, InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.hooks.artifacts import MLMODEL, download_version
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 
@@ -16,8 +16,9 @@ def download_to(hook: ModelRegistryHook, version: ModelVersion, destination: str
     """Download a version to a folder or an object-store URI and return where it is."""
     if not destination:
         raise InvalidArgumentError("destination is empty; give a folder or an object-store URI.")
-    if not version.is_ready:
-        raise InvalidArgumentError(f"{version.name}/{version.version} is {version.status}; it has no complete files.")
+    if not version.is_ready:  # while it is pending, a retry of the task may find it READY
+        error_class = ConflictError if version.status == PENDING_REGISTRATION else ModelVersionFailedError
+        raise error_class(f"{version.name}/{version.version} is {version.status}; it has no complete files.")
     if "://" in destination and not destination.startswith("file://"):
         return _to_object_store(hook, version, destination)
     return _to_folder(hook, version, Path(destination.removeprefix("file://")))

@@ -8,6 +8,8 @@ nothing outlives it.
 from __future__ import annotations
 
 import os
+import re
+import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,11 +21,13 @@ from airflow_uc_models.exceptions import (
     PermissionDeniedError,
     RegistryUnavailableError,
     UCModelsError,
+    UnauthenticatedError,
     classify,
 )
 from airflow_uc_models.hooks.auth import databricks_variables, mlflow_variables, unity_catalog_variables
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.registry.answers import is_refused_token
 
 # What a session sets where the user has not: mlflow's own retries would hold a worker for minutes.
 _DEFAULTS = {
@@ -40,7 +44,13 @@ _CREDENTIALS = (
     "MLFLOW_UC_OSS_TOKEN",
 )
 # databricks-sdk tells the status by the class of the error.
-_SDK_STATUS = {"NotFound": 404, "PermissionDenied": 403, "Unauthenticated": 401, "BadRequest": 400}
+_SDK_STATUS = {
+    "NotFound": 404,
+    "PermissionDenied": 403,
+    "Unauthenticated": 401,
+    "BadRequest": 400,
+    "NotImplemented": 501,
+}
 _lock = threading.RLock()
 
 
@@ -76,7 +86,9 @@ def mlflow_session(registry_conn_id: str | ModelRegistryHook) -> Generator[str, 
 
 
 @contextmanager
-def mlflow_variables_set(variables: Mapping[str, str]) -> Generator[None, None, None]:
+def mlflow_variables_set(
+    variables: Mapping[str, str], defaults: Mapping[str, str] | None = None
+) -> Generator[None, None, None]:
     """Set environment variables for one block in which nobody else's mlflow runs, instead of the user's credentials."""
     with _lock:
         before = {key: value for key, value in os.environ.items() if _is_ours(key) or key in variables}
@@ -84,14 +96,24 @@ def mlflow_variables_set(variables: Mapping[str, str]) -> Generator[None, None, 
             for key in list(os.environ):
                 if key in _CREDENTIALS or key.startswith("DATABRICKS_"):
                     del os.environ[key]
-            for key, value in _DEFAULTS.items():
+            for key, value in {**_DEFAULTS, **(defaults or {})}.items():
                 os.environ.setdefault(key, value)
             os.environ.update(variables)
+            _forget_clients()
             yield
         finally:
+            _forget_clients()
             for key in [key for key in os.environ if _is_ours(key) or key in variables]:
                 del os.environ[key]
             os.environ.update(before)
+
+
+def _forget_clients() -> None:
+    """Empty mlflow's cache of clients by host: the next principal would get this one's credentials."""
+    module = sys.modules.get("mlflow.utils.rest_utils")
+    clear = getattr(getattr(module, "get_workspace_client", None), "cache_clear", None)
+    if clear is not None:
+        clear()
 
 
 def _is_ours(key: str) -> bool:
@@ -146,7 +168,7 @@ def mlflow_errors(action: str, endpoint: Endpoint) -> Generator[None, None, None
     try:
         yield
     except (MlflowException, requests.RequestException) as error:
-        raise as_registry_error(error, action, endpoint) from error
+        raise as_registry_error(error, action, endpoint) from None  # it may quote addresses that are credentials
 
 
 def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, needs: str = "") -> UCModelsError:
@@ -157,11 +179,14 @@ def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, nee
     if isinstance(error, UCModelsError):
         return error
     status, code = _status_and_code(error)
-    text = str(getattr(error, "message", None) or error)
+    # Presigned addresses are credentials.
+    text = re.sub(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*", "?...", str(getattr(error, "message", None) or error))
     message = f"Could not {action} on the {endpoint.registry.capabilities.label} at {endpoint.address}: {text}"
     if status is None and code is None:
         return RegistryUnavailableError(message)
     error_class = NotFoundError if status == HTTPStatus.NOT_FOUND else classify(status or 500, code)
+    if is_refused_token(status or 0, text):
+        error_class = UnauthenticatedError
     if needs and issubclass(error_class, PermissionDeniedError):
         message += f" It needs {needs}."
     return error_class(message, status=status, error_code=code)

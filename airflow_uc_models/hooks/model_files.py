@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import tenacity
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError
+from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError, UCModelsError
 from airflow_uc_models.hooks import model_files_databricks
 from airflow_uc_models.hooks.mlflow_session import as_registry_error, mlflow_errors, mlflow_variables_set
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
@@ -90,20 +90,22 @@ class _Progress:
 def _transfer(
     hook: ModelRegistryHook, version: ModelVersion, what: str, *, write: bool
 ) -> Generator[tuple[Any, _Progress], None, None]:
-    from mlflow.exceptions import MlflowException
-
     action = f"transfer the files of {version.uri}"
-    with mlflow_variables_set(_variables(hook)), mlflow_errors(action, hook.endpoint):
+    with mlflow_variables_set(_variables(hook), _patience(hook)), mlflow_errors(action, hook.endpoint):
         progress = _Progress(f"{what} {version.uri}")
         repository = _repository(hook, version, write=write)
         _watch(repository, progress, hook.endpoint.transport.max_retry_seconds)
         try:
             yield repository, progress
-        except MlflowException as error:  # tells of all files that failed; what happened to the first tells more
-            failed = progress.failed or error
+        except BaseException as error:
+            if not _is_of_transfer(error):
+                progress.failed = progress.failed or error  # what has not begun will not: a killed task stops at once
+                raise
+            failed = progress.failed or error  # mlflow tells of all files that failed; the first tells more
             verb = "create_model_version" if write else "get_model_version"
             wanted = needs(verb, version.name, unity_catalog=hook.registry.capabilities.signature_required)
-            raise as_registry_error(failed, action, hook.endpoint, wanted) from failed
+            # Not from it: it may quote addresses that are credentials.
+            raise as_registry_error(failed, action, hook.endpoint, wanted) from None
 
 
 def _repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -> ArtifactRepository:
@@ -123,6 +125,12 @@ def _variables(hook: ModelRegistryHook) -> dict[str, str]:
     if not isinstance(transport.verify, bool):
         variables["REQUESTS_CA_BUNDLE"] = str(hook.endpoint.extra["verify"])
     return variables
+
+
+def _patience(hook: ModelRegistryHook) -> dict[str, str]:
+    """Return what mlflow shall do unless the user says otherwise: each call is tried twice, as we try again, too."""
+    timeout = str(max(1, round(hook.endpoint.transport.timeout)))
+    return {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}
 
 
 def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> None:
@@ -146,6 +154,8 @@ def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> No
             raise
         progress.add(Path(local_path).stat().st_size)
 
+    listing = repository.list_artifacts
+    repository.list_artifacts = lambda path=None: again(listing, path)
     if (send := getattr(repository, "_upload_to_cloud", None)) is not None:
 
         def upload_one(cloud_credential_info: Any, src_file_path: str, artifact_file_path: str | None = None) -> None:
@@ -160,12 +170,24 @@ def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> No
         repository._download_file = download_one  # noqa: SLF001
 
 
+def _is_of_transfer(error: BaseException) -> bool:
+    """Whether mlflow, requests or databricks-sdk raised it about a transfer that did not work."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    kinds = (MlflowException, requests.RequestException, ConnectionError, TimeoutError)
+    return isinstance(error, kinds) or type(error).__module__.startswith("databricks.sdk")
+
+
 def _is_passing(error: BaseException) -> bool:
     """Whether another try can help: resets, timeouts and answers of a busy server, however they are wrapped."""
+    if isinstance(error, UCModelsError):
+        return not error.permanent
     text = f"{type(error).__name__} {error}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     return (
-        isinstance(error, ConnectionError | TimeoutError)
+        getattr(error, "is_passing", False)
+        or isinstance(error, ConnectionError | TimeoutError)
         or (status is not None and (status >= 500 or status in {408, 429}))
         or any(word in text for word in ("Connection", "Timeout", "IncompleteRead", "Unavailable", "InternalError"))
     )
@@ -201,9 +223,9 @@ def _listed_sizes(repository: Any) -> dict[str, int | None]:
 
 
 def _compare(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
-    """Raise if a file is missing, strange or of another size; a size that is not told is not compared."""
+    """Raise if a file is missing, strange or of another size; a size that is not told, or as 0, is not compared."""
     missing, strange = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    other = [n for n in set(expected) & set(found) if None not in (expected[n], found[n]) and expected[n] != found[n]]
+    other = [n for n in set(expected) & set(found) if expected[n] and found[n] and expected[n] != found[n]]
     if missing or strange or other:
         parts = {"missing": missing, "not expected": strange, "of another size": sorted(other)}
         told = "; ".join(f"{key}: {', '.join(names[:5])}" for key, names in parts.items() if names)

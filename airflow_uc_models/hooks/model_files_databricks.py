@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import RegistryError
+from airflow_uc_models.exceptions import RegistryError, RegistryUnavailableError
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import workspace_auth, workspace_client
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
-_TIMEOUT_SECONDS = 120
 # databricks-sdk holds the part of a file that it uploads, and more, in memory: so many files at once, or so many parts
 # of one, of so many bytes; files that would have more parts than clouds take are left to its own choice.
 _FILES, _PARTS, _PART_BYTES, _MAX_PARTS = 3, 6, 6 << 20, 10_000
@@ -57,6 +56,8 @@ def _wants_files_api(hook: ModelRegistryHook) -> bool:
         return bool(variable.get())
     try:
         return hook.run(model_files.files_api_enabled())
+    except RegistryUnavailableError:
+        raise  # nor would it give credentials now
     except RegistryError as error:
         log.warning("The workspace does not tell how model files are transferred; trying cloud storage (%s)", error)
         return False
@@ -114,6 +115,7 @@ def _presigned(endpoint: Endpoint, version: ModelVersion) -> ArtifactRepository:
     from mlflow.store.artifact.presigned_url_artifact_repo import PresignedUrlArtifactRepository
 
     tried: set[str | None] = set()
+    timeout = 2 * endpoint.transport.timeout
 
     class PresignedRepository(PresignedUrlArtifactRepository):
         def _upload_to_cloud(
@@ -126,29 +128,35 @@ def _presigned(endpoint: Endpoint, version: ModelVersion) -> ArtifactRepository:
             empty = Path(src_file_path).stat().st_size == 0
             with (
                 Path(src_file_path).open("rb") as source,
-                _request("put", cloud_credential_info, b"" if empty else source),
+                _request("put", cloud_credential_info, timeout, b"" if empty else source),
             ):
                 pass
 
         def _download_file(self, remote_file_path: str, local_path: str) -> None:
             # mlflow lists the file's folder first, and reads 100 MB at once, in each of its threads.
             [info] = self._get_read_credential_infos([remote_file_path])
-            with _request("get", info) as answer, Path(local_path).open("wb") as sink:
+            with _request("get", info, timeout) as answer, Path(local_path).open("wb") as sink:
                 sink.writelines(answer.iter_content(_CHUNK))
 
     return PresignedRepository(_host_creds(endpoint), version.name, version.version)
 
 
 @contextmanager
-def _request(method: str, info: Any, data: Any = None) -> Generator[Any, None, None]:
+def _request(method: str, info: Any, timeout: float, data: Any = None) -> Generator[Any, None, None]:
     """Send a file to a presigned address, or get one; once, as whoever calls tries again with a new address."""
+    import requests
     from mlflow.utils.request_utils import augmented_raise_for_status, cloud_storage_http_request
 
     headers = {header.name: header.value for header in info.headers}
     with cloud_storage_http_request(
-        method, info.signed_uri, max_retries=0, data=data, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS
+        method, info.signed_uri, max_retries=0, data=data, headers=headers, stream=True, timeout=timeout
     ) as response:
-        augmented_raise_for_status(response)
+        try:
+            augmented_raise_for_status(response)
+        except requests.HTTPError as error:
+            # Addresses are good for a while; on the next try there is a new one.
+            error.is_passing = response.status_code in {401, 403}  # type: ignore[attr-defined]
+            raise
         yield response
 
 

@@ -35,7 +35,7 @@ def repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -
     location = version.storage_location
     if not location:
         raise ModelContentError(f"{version.uri} has no storage location; the server keeps no files of it.")
-    if urlsplit(location).scheme == "file":
+    if urlsplit(location).scheme in {"file", ""}:
         return _folder(_reachable(version, Path(unquote(urlsplit(location).path)), write=write), write=write)
     return _cloud_storage(hook, version, location, write=write)
 
@@ -108,7 +108,10 @@ def _folder(root: Path, *, write: bool) -> ArtifactRepository:
 
 
 def _cloud_storage(hook: ModelRegistryHook, version: ModelVersion, location: str, *, write: bool) -> ArtifactRepository:
-    from mlflow.protos.unity_catalog_messages_pb2 import TemporaryCredentials
+    try:
+        from mlflow.protos.unity_catalog_messages_pb2 import TemporaryCredentials
+    except ImportError:  # MLflow before its native client of Unity Catalog
+        from mlflow.protos.unity_catalog_oss_messages_pb2 import TemporaryCredentials  # type: ignore[no-redef,import-not-found]
     from mlflow.utils._unity_catalog_utils import get_artifact_repo_from_storage_info
     from mlflow.utils.proto_json_utils import parse_dict
 

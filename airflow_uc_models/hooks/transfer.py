@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.entities import PENDING_REGISTRATION, ModelVersion
 from airflow_uc_models.exceptions import (
     ConflictError,
     InvalidArgumentError,
     ModelContentError,
+    ModelVersionFailedError,
     NotFoundError,
+    RegistryUnavailableError,
     UCModelsError,
 )
 from airflow_uc_models.hooks import artifacts, model_files
@@ -31,6 +34,8 @@ from airflow_uc_models.registry.comments import COPIED_FROM_REGISTRY_TAG, COPIED
 
 log = logging.getLogger(__name__)
 
+_CLEAN_SECONDS = 10.0
+_READY_SECONDS = 300.0  # as long as MlflowClient waits
 _TRIES = 3  # where a version number can turn out to be somebody else's, too
 
 
@@ -113,19 +118,21 @@ def copy(
     if earlier := _earlier(hook, new):
         return earlier
     version = source_hook.run(registration.resolve(source_hook.registry, reference))
+    if version.status == PENDING_REGISTRATION:  # a retry of the task may find it READY
+        raise ConflictError(f"{version.name}/{version.version} is {version.status}; only READY versions are copied.")
     if not version.is_ready:
-        raise InvalidArgumentError(
-            f"{version.name}/{version.version} is {version.status}; only READY versions are copied."
-        )
+        raise ModelVersionFailedError(f"{version.name}/{version.version} is {version.status}; it cannot be copied.")
     is_same = source_hook.endpoint.is_same_server(hook.endpoint)
     origin_tags = {COPIED_FROM_TAG: version.uri}
     if not is_same:
         origin_tags[COPIED_FROM_REGISTRY_TAG] = source_hook.endpoint.address
     carried = _carried(hook, version, copy_tags)
+    carried = _as_many_as_fit(hook, carried, {**origin_tags, **new.tags})
     new = replace(new, description=new.description or version.description, tags={**carried, **origin_tags, **new.tags})
     origin = _Origin(version.uri, "", version.run_id, version.model_id)
     if is_same and not hook.registry.capabilities.uploads:
-        return _create(hook, new, origin)
+        # The server checks the run, and finds the logged model behind the version itself.
+        return _create(hook, new, replace(origin, model_id=None))
     if hook.registry.capabilities.signature_required and not source_hook.registry.capabilities.signature_required:
         _check_signature(artifacts.version_mlmodel(source_hook, version), version.uri, required=True)
     with _folder() as folder:
@@ -204,11 +211,35 @@ def _upload(
     pending = hook.run(registration.create_pending_version(registry, new.name, new.key, create, since=new.since))
     try:
         model_files.upload(hook, pending, folder)
-        version = hook.run(registration.finish_version(registry, pending, new.key, since=new.since))
     except BaseException:
         _clean_quietly(hook, shared_numbers.delete_own(registry, pending), pending.uri)
         raise
+    try:
+        version = hook.run(registration.finalize_version(registry, pending))
+    except RegistryUnavailableError:
+        raise  # it may have happened: the next try looks, and either takes the version or deletes it
+    except UCModelsError:
+        _clean_quietly(hook, shared_numbers.delete_own(registry, pending), pending.uri)
+        raise
+    # From here on nothing is taken back: others may have seen the version already.
+    version = _await_ready(hook, version)
     log.info("Created version %s of %s", version.version, version.name)
+    return hook.run(registration.settle(registry, new.name, new.key, since=new.since)) or version
+
+
+def _await_ready(hook: ModelRegistryHook, version: ModelVersion) -> ModelVersion:
+    """Return the version when the registry is done with it; most are at once."""
+    deadline, wait = time.monotonic() + _READY_SECONDS, 0.2
+    while version.status == PENDING_REGISTRATION:
+        if time.monotonic() > deadline:
+            raise RegistryUnavailableError(f"{version.uri} is still {version.status} after {_READY_SECONDS:.0f} s.")
+        time.sleep(wait)
+        wait = min(5.0, 2 * wait)
+        version = hook.run(hook.registry.get_model_version(version.name, version.version))
+    if not version.is_ready:
+        raise ModelVersionFailedError(
+            f"{version.uri} is {version.status}: {version.status_message or 'no reason given'}"
+        )
     return version
 
 
@@ -225,9 +256,11 @@ def _model_ensured(hook: ModelRegistryHook, new: NewVersion) -> Generator[None, 
 
 
 def _clean_quietly(hook: ModelRegistryHook, call: Call[Any], what: str) -> None:
-    """Clean up without hiding the error that made it necessary."""
+    """Clean up without hiding the error that made it necessary, nor waiting long for a server that is gone."""
+    transport = hook.endpoint.transport
+    patience = {key: min(getattr(transport, key), _CLEAN_SECONDS) for key in ("timeout", "max_retry_seconds")}
     try:
-        hook.run(call)
+        replace(transport, **patience).run(call)
     except NotFoundError:
         pass
     except UCModelsError as error:
@@ -236,7 +269,7 @@ def _clean_quietly(hook: ModelRegistryHook, call: Call[Any], what: str) -> None:
 
 @contextmanager
 def _folder() -> Generator[Path, None, None]:
-    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+    with tempfile.TemporaryDirectory(prefix="model-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
@@ -253,7 +286,7 @@ def _check_signature(mlmodel: Mapping[str, Any], source: str, *, required: bool)
     what = "no signature" if len(missing) == 2 else f"a signature without {missing[0]}"
     advice = "log it with signature=infer_signature(inputs, outputs) or an input_example"
     if required:
-        raise ModelContentError(f"The model at {source} has {what}; {advice}. Unity Catalog takes no model without.")
+        raise ModelContentError(f"The model at {source} has {what}; {advice}.")
     log.warning("The model at %s has %s; Unity Catalog would not take it: %s", source, what, advice)
 
 
@@ -276,3 +309,13 @@ def _carried(hook: ModelRegistryHook, version: ModelVersion, copy_tags: bool | l
         else:
             carried[key] = version.tags[key]
     return carried
+
+
+def _as_many_as_fit(hook: ModelRegistryHook, carried: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Leave out, and tell, the carried tags for which the destination has no room beside its own and the task key."""
+    most = hook.registry.capabilities.tags.max_per_object if hook.registry.capabilities.tags else None
+    keys = sorted(set(carried) - set(own))
+    room = len(keys) if most is None else max(0, most - len(own) - 1)
+    if left_out := keys[room:]:
+        log.warning("At most %s tags are possible; not carried along: %s", most, ", ".join(left_out))
+    return {key: carried[key] for key in keys[:room]}

@@ -35,7 +35,7 @@ def workspace_client(endpoint: Endpoint) -> WorkspaceClient:
         credentials_strategy=from_connection,
         product=USER_AGENT,
         product_version="0",
-        http_timeout_seconds=max(60, round(transport.timeout)),
+        http_timeout_seconds=max(1, round(2 * transport.timeout)),
         retry_timeout_seconds=max(1, round(transport.max_retry_seconds)),
         skip_verify=transport.verify is False and endpoint.address.startswith("https"),
     )

@@ -45,7 +45,7 @@ class SetRegisteredModelAliasOperator(_AliasOperator):
 
     Raises: missing model or version; an alias that is not where ``expected_version`` wants it; a lost race.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE, and APPLY TAG for the history. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership. MLflow basic auth: EDIT.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -84,7 +84,7 @@ class RollbackRegisteredModelAliasOperator(_AliasOperator):
 
     Raises: no such alias; a history that does not reach back that far; somebody moving the alias meanwhile.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE, and APPLY TAG for the history. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership. MLflow basic auth: EDIT.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -126,7 +126,7 @@ class DeleteRegisteredModelAliasOperator(_AliasOperator):
 
     Raises: no such model or alias, unless ``missing_ok``.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: MANAGE.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership. MLflow basic auth: MANAGE.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)

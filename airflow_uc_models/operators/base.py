@@ -23,8 +23,13 @@ from airflow_uc_models.results import publish
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-# A version that a task made is not older than its Dag run, but for what the clocks differ.
-_CLOCK_SKEW_SECONDS = 600
+# A version that a task made is not older than its Dag run, but for what the clocks differ; a day is more than enough,
+# and spares reading all the versions that a model ever had.
+_CLOCK_SKEW_SECONDS = 24 * 3600
+
+
+class TaskStopped(BaseException):
+    """Raised out of a signal handler; no Exception, or whoever waits for a file would take it for a failed file."""
 
 
 @contextmanager
@@ -51,6 +56,7 @@ class ModelRegistryOperator(BaseOperator):
     template_fields: Sequence[str] = ("registry_conn_id",)
     operator_extra_links = (ModelVersionLink(),)
     ui_color = "#e8f4fa"
+    _executing = False
 
     def __init__(self, *, registry_conn_id: str = ModelRegistryHook.default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,8 +69,18 @@ class ModelRegistryOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Do the work once; what it returns goes to XCom, as a whole and by field."""
-        with fail_without_retry():
-            return publish(context, self.perform(context))
+        self._executing = True
+        try:
+            with fail_without_retry():
+                return publish(context, self.perform(context))
+        finally:
+            self._executing = False
+
+    def on_kill(self) -> None:
+        """Leave the work at once, cleaning up on the way: Airflow kills the process a few seconds later."""
+        if self._executing:
+            self._executing = False
+            raise TaskStopped("Airflow told the task to stop.")
 
     def perform(self, context: Context) -> Any:
         """Run this operator's call; operators that also move files override this."""

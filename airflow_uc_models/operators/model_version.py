@@ -33,9 +33,9 @@ class RegisterModelOperator(ModelOperator):
 
     Raises: unknown run, logged model or folder; no MLmodel; no signature; tags that the registry does not take.
 
-    Privileges: Unity Catalog: CREATE MODEL VERSION on the model or its ownership, CREATE MODEL on the schema for a
-    new model. MLflow basic auth: EDIT on the model, READ on the experiment.
-    Registries: MLflow server.
+    Privileges: Unity Catalog: EXECUTE, CREATE MODEL VERSION and APPLY TAG on the model or its ownership, CREATE MODEL
+    on the schema for a new model. MLflow basic auth: EDIT on the model, READ on the experiment.
+    Registries: all.
 
     :param model_name: ``catalog.schema.model`` to register under (str, templated)
     :param model_uri: ``runs:/<run_id>/<path>``, ``models:/m-<id>`` or a folder on the worker (str, templated)
@@ -100,9 +100,10 @@ class CopyModelVersionOperator(ModelRegistryOperator):
 
     Raises: missing source; a source that is not READY; tags that the destination does not take.
 
-    Privileges: Unity Catalog: EXECUTE on the source; CREATE MODEL VERSION on the destination or its ownership, CREATE
-    MODEL on the schema for a new one. MLflow basic auth: READ on the source, EDIT on the destination.
-    Registries: MLflow server.
+    Privileges: Unity Catalog: EXECUTE on the source; EXECUTE, CREATE MODEL VERSION and APPLY TAG on the destination or
+    its ownership, CREATE MODEL on the schema for a new one. MLflow basic auth: READ on the source, EDIT on the
+    destination.
+    Registries: all.
 
     :param model_uri: the source as ``models:/c.s.m/3`` or ``models:/c.s.m@alias`` (str, templated)
     :param model_name: the source's ``catalog.schema.model`` (str, templated)
@@ -199,7 +200,7 @@ class UpdateModelVersionOperator(ModelVersionOperator):
 
     Raises: missing model, version or alias.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership. MLflow basic auth: EDIT.
     Registries: all; by ``alias`` where the registry has aliases.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -234,7 +235,7 @@ class DownloadModelVersionOperator(ModelVersionOperator):
     Raises: missing model, version or alias; a version that is not READY; a destination with other files in it.
 
     Privileges: Unity Catalog: EXECUTE on the model. MLflow basic auth: READ.
-    Registries: MLflow server.
+    Registries: all.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
     :param version: the version; give this or ``alias`` (int or str, templated)
@@ -301,7 +302,7 @@ class DeleteModelVersionOperator(ModelOperator):
 
     Raises: missing model or version; a version with an alias.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: MANAGE.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership. MLflow basic auth: MANAGE.
     Registries: all.
 
     :param model_name: ``catalog.schema.model`` (str, templated)

@@ -28,7 +28,8 @@ class CreateRegisteredModelOperator(ModelOperator):
 
     Raises: with ``if_exists="fail"``, a model of that name that this task did not create.
 
-    Privileges: Unity Catalog: CREATE MODEL on the schema. MLflow basic auth: any user may create.
+    Privileges: Unity Catalog: CREATE MODEL on the schema, EXECUTE on a model that exists. MLflow basic auth: any user
+    may create.
     Registries: all; description and tags where the registry has them.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -77,7 +78,7 @@ class UpdateRegisteredModelOperator(ModelOperator):
 
     Raises: missing model.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership. MLflow basic auth: EDIT.
     Registries: all.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -110,7 +111,8 @@ class RenameRegisteredModelOperator(ModelOperator):
 
     Raises: missing model; a model that has the new name already.
 
-    Privileges: Unity Catalog: owner of the model, and CREATE MODEL on the schema. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership, and CREATE MODEL on the schema. MLflow
+    basic auth: EDIT.
     Registries: all. Unity Catalog renames within one schema only.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -163,7 +165,8 @@ class DeleteRegisteredModelOperator(ModelOperator):
 
     Raises: missing model, unless ``missing_ok``. A retry takes a missing model for its earlier try's work.
 
-    Privileges: Unity Catalog: owner of the model or MANAGE. MLflow basic auth: MANAGE.
+    Privileges: Unity Catalog: MANAGE on the model, EXECUTE if it has versions, or its ownership. MLflow basic auth:
+    MANAGE.
     Registries: all.
 
     :param model_name: ``catalog.schema.model`` (str, templated)

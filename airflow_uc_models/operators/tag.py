@@ -23,7 +23,7 @@ class SetRegisteredModelTagsOperator(ModelOperator):
 
     Raises: missing model; a key or value that the registry does not take, before any tag is set.
 
-    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: APPLY TAG and EXECUTE on the model or its ownership. MLflow basic auth: EDIT.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -52,7 +52,7 @@ class DeleteRegisteredModelTagsOperator(ModelOperator):
 
     Raises: missing model.
 
-    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: APPLY TAG and EXECUTE on the model or its ownership. MLflow basic auth: EDIT.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -85,7 +85,7 @@ class SetModelVersionTagsOperator(ModelVersionOperator):
 
     Raises: missing version or alias; a key or value that the registry does not take, before any tag is set.
 
-    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: EDIT.
+    Privileges: Unity Catalog: APPLY TAG and EXECUTE on the model or its ownership. MLflow basic auth: EDIT.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)
@@ -117,7 +117,7 @@ class DeleteModelVersionTagsOperator(ModelVersionOperator):
 
     Raises: missing version or alias.
 
-    Privileges: Unity Catalog: APPLY TAG on the model or its ownership. MLflow basic auth: MANAGE.
+    Privileges: Unity Catalog: APPLY TAG and EXECUTE on the model or its ownership. MLflow basic auth: MANAGE.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` (str, templated)

@@ -108,8 +108,8 @@ class Registry(ABC):
         """Give the model another name; versions, aliases and tags stay."""
 
     @abstractmethod
-    def delete_registered_model(self, name: str) -> Call[None]:
-        """Delete the model with everything in it."""
+    def delete_registered_model(self, name: str, *, force: bool = True) -> Call[None]:
+        """Delete the model with everything in it; without ``force``, only an empty one where the registry can tell."""
 
     @abstractmethod
     def search_registered_models(

@@ -125,7 +125,7 @@ class MlflowRestRegistry(RestRegistry):
         )
         return (yield from self._ask(request, wire.registered_model))
 
-    def delete_registered_model(self, name: str) -> Call[None]:
+    def delete_registered_model(self, name: str, *, force: bool = True) -> Call[None]:  # noqa: ARG002
         name = self.normalize(name)
         action = f"delete registered model {name}"
         request = self._on(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.registry.answers import expect_object
+from airflow_uc_models.registry.answers import expect_object, unreadable
 from airflow_uc_models.registry.call import Call, Request
 from airflow_uc_models.registry.mlflow_rest import UNITY_CATALOG, UNITY_CATALOG_PREFIX
 from airflow_uc_models.registry.privileges import needs
@@ -33,6 +33,8 @@ def temporary_credentials(version: ModelVersion, *, write: bool) -> Call[dict[st
         action=f"get credentials for the files of model version {version.name}/{version.version}",
         needs=needs(verb, version.name, unity_catalog=True),
     )
-    body = expect_object((yield request), request, UNITY_CATALOG.label)
-    credentials: dict[str, Any] = body["credentials"]
+    response = yield request
+    credentials = expect_object(response, request, UNITY_CATALOG.label).get("credentials")
+    if not isinstance(credentials, dict):
+        raise unreadable(response, request, UNITY_CATALOG.label, KeyError("credentials"))
     return credentials

@@ -152,9 +152,13 @@ def ensure_registered_model(registry: Registry, name: str, key: str) -> Call[tup
 
 def drop_if_empty(registry: Registry, name: str) -> Call[None]:
     """Delete a registered model that has no version: what a failed first registration left behind."""
-    if not (yield from versions_of(registry, name)):
-        log.warning("Deleting registered model %s, made for a version that then failed", name)
-        yield from registry.delete_registered_model(name)
+    if (yield from versions_of(registry, name)):
+        return
+    log.warning("Deleting registered model %s, made for a version that then failed", name)
+    try:
+        yield from registry.delete_registered_model(name, force=False)
+    except (ConflictError, InvalidRequestError) as error:
+        log.info("It stays, as somebody made a version of it meanwhile: %s", error)
 
 
 def create_version_once(
@@ -213,21 +217,21 @@ def create_pending_version(
     raise ConflictError(f"Could not make a version of {name}: others make versions of it at the same time. {_ONE}")
 
 
-def finish_version(registry: Registry, version: ModelVersion, key: str, *, since: int = 0) -> Call[ModelVersion]:
-    """Declare an uploaded version complete and return the one that tries of this task made.
+def finalize_version(registry: Registry, version: ModelVersion) -> Call[ModelVersion]:
+    """Declare an uploaded version complete and return it; a registry may take a while until it is READY.
 
     Raises: ConflictError where somebody else's version has the same number.
     """
     if not (yield from shared_numbers.claim(registry, version)):
         raise ConflictError(f"{version.uri} is not finished: its number was given to another version, too. {_ONE}")
     try:
-        yield from registry.finalize_model_version(version.name, version.version)
-    except (InvalidRequestError, ConflictError):
-        # An earlier request, whose answer got lost, may have done it.
-        if not (yield from registry.get_model_version(version.name, version.version)).is_ready:
+        return (yield from registry.finalize_model_version(version.name, version.version))
+    except (InvalidRequestError, ConflictError) as error:
+        # An earlier request, whose answer got lost, may have done it; or the answer was a success without a body.
+        found = yield from registry.get_model_version(version.name, version.version)
+        if not found.is_ready and not 200 <= (error.status or 0) < 300:
             raise
-    kept = yield from settle(registry, version.name, key, since=since)
-    return kept or (yield from registry.get_model_version(version.name, version.version))
+        return found
 
 
 def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[ModelVersion | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from airflow_uc_models.exceptions import NotFoundError
+from airflow_uc_models.exceptions import InvalidRequestError, NotFoundError
 from airflow_uc_models.registry.answers import expect_object, unreadable
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Request, Response
@@ -47,6 +47,7 @@ class RestRegistry(Registry):
     ) -> Generator[Request, Response, list[T]]:
         """Follow next_page_token to its absence; a page may be empty and still have one."""
         found: list[T] = []
+        seen: set[str] = set()
         query = {**(request.params or {}), "max_results": min(max_results or page_size, page_size)}
         while True:
             page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
@@ -54,4 +55,9 @@ class RestRegistry(Registry):
             found += items
             if not token or (max_results is not None and len(found) >= max_results):
                 return found if max_results is None else found[:max_results]
+            if token in seen:
+                raise InvalidRequestError(
+                    f"Could not {request.action}: the {self.capabilities.label} gives the same page again and again."
+                )
+            seen.add(token)
             query = {**query, "page_token": token}

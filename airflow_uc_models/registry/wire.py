@@ -9,6 +9,8 @@ from typing import Any
 
 from airflow_uc_models.entities import READY, LoggedModel, ModelVersion, RegisteredModel, Run
 
+_LEAST_MILLIS = 10**11  # 1973; what is less counts seconds, or nothing
+
 
 def drop_unset(**arguments: Any) -> dict[str, Any]:
     """Return the arguments that are set; MLflow's clients leave unset ones out, too."""
@@ -81,8 +83,8 @@ def _registered_model(item: Mapping[str, Any]) -> RegisteredModel:
         description=item.get("description") or None,
         aliases={a["alias"]: int(a["version"]) for a in item.get("aliases") or []},
         tags=_tags(item.get("tags")),
-        created_at=_int(item.get("creation_timestamp")),
-        updated_at=_int(item.get("last_updated_timestamp")),
+        created_at=millis(item.get("creation_timestamp")),
+        updated_at=millis(item.get("last_updated_timestamp")),
         owner=item.get("user_id") or None,
         deployment_job_id=item.get("deployment_job_id") or None,
     )
@@ -101,8 +103,8 @@ def _model_version(item: Mapping[str, Any]) -> ModelVersion:
         source=item.get("source") or None,
         storage_location=item.get("storage_location") or None,
         description=item.get("description") or None,
-        created_at=_int(item.get("creation_timestamp")),
-        updated_at=_int(item.get("last_updated_timestamp")),
+        created_at=millis(item.get("creation_timestamp")),
+        updated_at=millis(item.get("last_updated_timestamp")),
         created_by=item.get("user_id") or None,
     )
 
@@ -123,5 +125,10 @@ def _metrics(items: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {m["key"]: float(m["value"]) for m in ordered if m.get("value") is not None}
 
 
-def _int(value: Any) -> int | None:
-    return None if value in (None, "") else int(value)
+def millis(value: Any) -> int | None:
+    """Read a time in milliseconds since the epoch; None for what is none, so that nobody relies on it."""
+    try:
+        found = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if found > _LEAST_MILLIS else None

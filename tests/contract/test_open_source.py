@@ -31,8 +31,8 @@ from airflow_uc_models.registry.registration import (
     create_model_once,
     create_pending_version,
     drop_if_empty,
+    finalize_version,
     find_by_task_key,
-    finish_version,
     keyed,
     redescribed,
     settle,
@@ -234,7 +234,7 @@ def test_a_create_whose_answer_is_lost_makes_one_version(open_source, watched, n
     made = run(create_pending_version(REGISTRY, name, KEY, create(name)))
     assert (made.version, made.status) == (1, "PENDING_REGISTRATION")
     watched.fail("/finalize", "PATCH", after=True, reset=True)
-    assert run(finish_version(REGISTRY, made, KEY)).is_ready
+    assert run(finalize_version(REGISTRY, made)).is_ready
     assert len(open_source.versions(name)) == 1
 
 
@@ -278,7 +278,8 @@ def test_tasks_that_create_at_the_same_moment_get_a_version_each(racing) -> None
         for _ in range(5):
             pending = run(create_pending_version(REGISTRY, name, key, create(name, key)))
             with suppress(ConflictError):  # one was already uploading when the other got the number
-                results[key] = run(finish_version(REGISTRY, pending, key))
+                run(finalize_version(REGISTRY, pending))
+                results[key] = run(settle(REGISTRY, pending.name, key))
                 break
 
     threads = [threading.Thread(target=work, args=(key,)) for key in (KEY, OTHER)]
@@ -309,7 +310,7 @@ def test_nobody_deletes_or_finishes_the_version_of_somebody_else(racing) -> None
     assert run(shared_numbers.claim(REGISTRY, hidden)) is False
     assert run(shared_numbers.delete_own(REGISTRY, hidden)) is False
     with pytest.raises(ConflictError, match="given to another version"):
-        run(finish_version(REGISTRY, hidden, key))
+        run(finalize_version(REGISTRY, hidden))
     assert run(settle(REGISTRY, hidden.name, key)) is None
     assert [v["status"] for v in racing.versions(hidden.name)] == ["PENDING_REGISTRATION"] * 2
     made = run(create_pending_version(REGISTRY, hidden.name, key, create(hidden.name, key)))

@@ -28,8 +28,8 @@ from airflow_uc_models.registry.registration import (
     create_version_once,
     drop_if_empty,
     ensure_registered_model,
+    finalize_version,
     find_by_task_key,
-    finish_version,
     settle,
     task_key,
     versions_of,
@@ -98,7 +98,8 @@ def register(registry) -> Callable[..., Call[Any]]:
             return earlier, False
         create = partial(registry.create_model_version, name, SOURCE, tags={TASK_KEY_TAG: key})
         pending = yield from create_pending_version(registry, name, key, create)
-        version = yield from finish_version(registry, pending, key)
+        yield from finalize_version(registry, pending)
+        version = yield from settle(registry, pending.name, key)
         return version, version.version == pending.version
 
     return in_steps if registry.capabilities.uploads else at_once

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from airflow_uc_models.emulator import Emulator, Settings
+
 DAGS = Path(__file__).parents[2] / "dags"
 TRAIN, ROLLBACK, SENSOR = (
     "example_train_validate_promote_infer",
@@ -185,6 +187,30 @@ def test_the_sensor_hands_each_version_on(run_example, mlflow_server):
     assert result.state == "success"
     assert result.xcom("review")["roc_auc"] < 0.9
     assert client.get_model_version(dev, "1").tags["reviewed_in_run"] == result.dag_run.run_id
+
+
+def test_all_three_over_a_databricks_connection(run_example, mlflow_server, monkeypatch):
+    """The same files, on Models in Unity Catalog; runs and logged models are the workspace's own."""
+    from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+
+    with Emulator(Settings(tracking_uri=mlflow_server.url)) as workspace:
+        monkeypatch.setenv("AIRFLOW_CONN_WORKSPACE", workspace.connection_json())
+        on = {"registry_conn_id": "workspace"}
+        for trees, depth in ((10, 2), (100, 8)):
+            assert run_example(TRAIN, n_estimators=trees, max_depth=depth, **on).state == "success"
+        seen = run_example(SENSOR, **on)
+        rolled_back = run_example(ROLLBACK, reason="too many false alarms", **on)
+        assert (seen.state, rolled_back.state) == ("success", "success")
+
+        hook, prod = ModelRegistryHook("workspace"), run_example.model("prod")
+        champion = hook.run(hook.registry.get_model_version_by_alias(prod, "Champion"))
+        assert champion.version == 1
+        assert champion.tags["promoted_by"] == TRAIN
+        second = hook.run(hook.registry.get_model_version(prod, 2))
+        assert second.tags["rolled_back_because"] == "too many false alarms"
+        reviewed = hook.run(hook.registry.get_model_version(run_example.model("dev"), 2))
+        assert reviewed.tags["reviewed_by"] == SENSOR
+        assert seen.xcom("review")["roc_auc"] > 0.99
 
 
 def test_the_sensor_keeps_listening(dag_bag):

@@ -1,4 +1,4 @@
-"""Register, copy and download over `databricks` connections: real model files, in each way that a workspace asks for."""
+"""Register, copy and download over `databricks` connections: real files, in each way that a workspace asks for."""
 
 from __future__ import annotations
 
@@ -71,22 +71,21 @@ def logged(mlflow_server):
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(logged):
+def nothing_left_behind(logged, monkeypatch, tmp_path_factory):
     """No variable, no mlflow global, no file in the temporary folder may outlive a task."""
     import mlflow
 
-    before = dict(os.environ), mlflow.get_tracking_uri(), mlflow.get_registry_uri(), leftovers()
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def state():
+        ours = ("MLFLOW", "DATABRICKS", "HTTP_PROXY", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE")
+        variables = {key: value for key, value in os.environ.items() if key.startswith(ours)}
+        return variables, mlflow.get_tracking_uri(), mlflow.get_registry_uri(), list(temporary.glob("*model*"))
+
+    before = state()
     yield
-    after = dict(os.environ), mlflow.get_tracking_uri(), mlflow.get_registry_uri(), leftovers()
-    ours = ("MLFLOW", "DATABRICKS", "HTTP_PROXY", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE")
-    assert {k: v for k, v in after[0].items() if k.startswith(ours)} == {
-        k: v for k, v in before[0].items() if k.startswith(ours)
-    }
-    assert after[1:] == before[1:]
-
-
-def leftovers():
-    return {path.name for path in Path(tempfile.gettempdir()).glob("m*odel-*")}
+    assert state() == before
 
 
 def digests(folder):
@@ -101,10 +100,11 @@ def stored(workspace, monkeypatch, name, version, tmp_path):
     with monkeypatch.context() as patched:
         patched.setenv("DATABRICKS_HOST", workspace.url)
         patched.setenv("DATABRICKS_TOKEN", workspace.token)
+        patched.setenv("MLFLOW_REGISTRY_URI", "databricks-uc")
         patched.setenv("MLFLOW_TRACKING_URI", "databricks")  # or mlflow makes a database in the current folder
         path = mlflow.artifacts.download_artifacts(
             artifact_uri=f"models:/{name}/{version}", dst_path=tempfile.mkdtemp(dir=tmp_path),
-            tracking_uri="databricks", registry_uri="databricks-uc",
+            tracking_uri="databricks",
         )  # fmt: skip
     Path(path, "registered_model_meta").unlink()
     return digests(path)
@@ -311,3 +311,67 @@ def test_progress_is_told_while_it_lasts(dag_runner, conn, workspace, folder, mo
     )
     assert "Uploading models:/dev.ml_team.fraud/1: 1 of 7 files" in result.output
     assert "MB/s" in result.output
+
+
+def test_a_finished_version_stays_when_the_answer_is_lost_for_good(dag_runner, monkeypatch, workspace, folder):
+    """The first try gives up on a finalize that was carried out; the second finds the version."""
+    monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(workspace, extra={"max_retry_seconds": 0.1}))
+    workspace.faults.add("model-versions/finalize", count=1, reset=True, when="after")
+    result = dag_runner.run(
+        lambda: RegisterModelOperator(
+            task_id="register", model_name=NAME, model_uri=str(folder), registry_conn_id="ws"
+        ),
+        default_args={"retries": 1, "retry_delay": timedelta(0)},
+    )
+    assert (result.xcom("register")["version"], result.ti("register").try_number) == (1, 2)
+    assert versions_of(workspace) == {NAME: {1: "READY"}}
+
+
+def test_a_version_may_take_a_while_to_get_ready(dag_runner, monkeypatch, folder):
+    with Emulator(Settings(ready_seconds=1.0)) as slow:
+        monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(slow))
+        result = dag_runner.run(
+            lambda: RegisterModelOperator(
+                task_id="register", model_name=NAME, model_uri=str(folder), registry_conn_id="ws"
+            )
+        )
+    assert result.xcom("register")["status"] == "READY"
+    assert result.xcom("register")["version"] == 1
+
+
+def test_addresses_that_expire_are_asked_for_anew_and_told_to_nobody(
+    dag_runner, monkeypatch, presigned_emulator, folder, tmp_path
+):
+    presigned_emulator.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(presigned_emulator))
+    for method in ("PUT", "GET"):
+        presigned_emulator.faults.add("/storage/.*MLmodel", method=method, count=1, status=403)
+
+    def define():
+        made = RegisterModelOperator(task_id="register", model_name=NAME, model_uri=str(folder))
+        down = DownloadModelVersionOperator(
+            task_id="download", model_name=NAME, version=made.output["version"], destination=f"{tmp_path}/down"
+        )
+        made >> down
+
+    result = dag_runner.run(define, default_args={"registry_conn_id": "ws"})
+    assert result.state == "success", result.output
+
+    presigned_emulator.faults.add("/storage/", count=None, status=403)
+    result = dag_runner.run(define, default_args={"registry_conn_id": "ws", "retries": 2, "retry_delay": timedelta(0)})
+    assert (result.task_state("register"), result.ti("register").try_number) == ("failed", 1)
+    assert "signature=" not in result.output
+
+
+def test_tags_for_which_there_is_no_room_are_left_out_and_told(dag_runner, conn, workspace, folder):
+    def define():
+        made = RegisterModelOperator(
+            task_id="register", model_name=NAME, model_uri=str(folder), tags={f"t{i:02}": "x" for i in range(49)}
+        )
+        CopyModelVersionOperator(
+            task_id="copy", model_name=NAME, version=made.output["version"], destination_model_name=TARGET
+        )
+
+    result = dag_runner.run(define, default_args={"registry_conn_id": conn})
+    assert len(result.xcom("copy")["tags"]) == 50
+    assert "not carried along: t48" in result.output

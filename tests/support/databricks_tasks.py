@@ -161,5 +161,6 @@ def make(
 ) -> Any:
     """Define a task of this class on the scene; what it raises, and how long it takes, is kept by task id."""
     base = getattr(sensors if task.endswith("Sensor") else operators, task)
-    recording = type(f"Recording{task}", (_Recording, base), {"errors": errors, "seconds": {} if seconds is None else seconds})
+    kept = {"errors": errors, "seconds": {} if seconds is None else seconds}
+    recording = type(f"Recording{task}", (_Recording, base), kept)
     return recording(**{**_OPTIONS[task](scene), **options})

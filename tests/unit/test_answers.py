@@ -119,8 +119,12 @@ def test_any_object_becomes_an_entity_or_one_of_our_errors(verb: str, value: Any
 
 
 def test_numbers_may_come_as_strings_and_fields_may_be_missing() -> None:
-    version = wire.model_version({"model_version": {"name": "a.b.c", "version": "7", "creation_timestamp": "5"}})
-    assert (version.version, version.created_at, version.updated_at, version.status) == (7, 5, None, "READY")
+    body = {"name": "a.b.c", "version": "7", "creation_timestamp": "1700000000005", "last_updated_timestamp": "soon"}
+    version = wire.model_version({"model_version": body})
+    read = (version.version, version.created_at, version.updated_at, version.status)
+    assert read == (7, 1_700_000_000_005, None, "READY")
+    seconds = wire.model_version({"model_version": {**body, "creation_timestamp": 1_700_000_000}})
+    assert seconds.created_at is None, "nobody may take seconds for milliseconds"
     model = wire.registered_model(
         {"registered_model": {"name": "a.b.c", "aliases": [{"alias": "x", "version": "3"}], "tags": [{"key": "k"}]}}
     )
