@@ -32,12 +32,13 @@ os.environ.update(
 (_HOME / "dags").mkdir()
 sys.path.insert(0, str(Path(__file__).parent))
 
-from airflow_uc_models.emulator import Emulator  # noqa: E402
 from support.dag_runs import DagRunner, init_airflow  # noqa: E402
 from support.databricks import connection_json  # noqa: E402
 from support.mlflow_server import MlflowServer  # noqa: E402
 from support.open_source import OpenSourceServer, open_source_server  # noqa: E402
 from support.proxy import Proxy  # noqa: E402
+
+from airflow_uc_models.emulator import Emulator  # noqa: E402
 
 
 @pytest.fixture(scope="session")
