@@ -4,6 +4,8 @@ BIN := .venv/bin
 DEMO_HOME ?= .demo
 # mlflow: an MLflow server; databricks: Unity Catalog in an emulated workspace
 REGISTRY ?= mlflow
+# Processes of `make test`; each has servers of its own.
+TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui test check format soak bench clean
@@ -26,7 +28,7 @@ ui: .venv/installed ## Leave Airflow and MLflow running, with the example Dags l
 	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --registry "$(REGISTRY)" --ui
 
 test: .venv/installed ## Run all tests but the soaks
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" -n $(TEST_WORKERS) --dist loadfile
 
 soak: .venv/installed ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200

@@ -15,6 +15,7 @@ from support.databricks import connection_json
 from support.models import log_model, save_model
 
 from airflow_uc_models.emulator import Emulator, Settings
+from airflow_uc_models.hooks.mlflow_session import _globals_restored, mlflow_variables_set
 from airflow_uc_models.operators import (
     BatchInferenceOperator,
     CopyModelVersionOperator,
@@ -93,19 +94,16 @@ def digests(folder):
     return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def stored(workspace, monkeypatch, name, version, tmp_path):
+def stored(workspace, name, version, tmp_path):
     """Digests of a version's files, fetched by mlflow itself."""
-    import mlflow
+    variables = {"DATABRICKS_HOST": workspace.url, "DATABRICKS_TOKEN": workspace.token}
+    with mlflow_variables_set(variables), _globals_restored():
+        import mlflow
 
-    with monkeypatch.context() as patched:
-        patched.setenv("DATABRICKS_HOST", workspace.url)
-        patched.setenv("DATABRICKS_TOKEN", workspace.token)
-        patched.setenv("MLFLOW_REGISTRY_URI", "databricks-uc")
-        patched.setenv("MLFLOW_TRACKING_URI", "databricks")  # or mlflow makes a database in the current folder
-        path = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{name}/{version}", dst_path=tempfile.mkdtemp(dir=tmp_path),
-            tracking_uri="databricks",
-        )  # fmt: skip
+        mlflow.set_tracking_uri("databricks")
+        mlflow.set_registry_uri("databricks-uc")
+        folder = tempfile.mkdtemp(dir=tmp_path)
+        path = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=folder)
     Path(path, "registered_model_meta").unlink()
     return digests(path)
 
@@ -145,7 +143,7 @@ def test_register_copy_download(dag_runner, conn, workspace, folder, tmp_path, m
     )
     assert digests(tmp_path / "down") == digests(folder)
     for name in (NAME, TARGET):
-        assert stored(workspace, monkeypatch, name, 1, tmp_path) == digests(folder)
+        assert stored(workspace, name, 1, tmp_path) == digests(folder)
     assert "Uploading models:/dev.ml_team.fraud/1: done: 7 of 7 files" in result.output
 
 
@@ -163,7 +161,7 @@ def test_between_two_workspaces(dag_runner, conn, workspace, another, folder, mo
     assert result.xcom("copy")["tags"]["airflow_copied_from_registry"] == workspace.url
     assert versions_of(workspace) == {NAME: {1: "READY"}}
     assert versions_of(another) == {TARGET: {1: "READY"}}
-    assert stored(another, monkeypatch, TARGET, 1, tmp_path) == digests(folder)
+    assert stored(another, TARGET, 1, tmp_path) == digests(folder)
 
 
 @pytest.mark.parametrize("kind", ["run", "logged model", "registered version"])
@@ -191,7 +189,7 @@ def test_from_an_mlflow_server(
     result = dag_runner.run(define)
     version = result.xcom("make")
     assert (version["version"], version["status"], version["model_id"]) == (1, "READY", None)
-    assert "MLmodel" in stored(workspace, monkeypatch, NAME, 1, tmp_path)
+    assert "MLmodel" in stored(workspace, NAME, 1, tmp_path)
     if kind == "registered version":
         assert version["tags"]["ok"] == "yes"
         assert "a.b" not in version["tags"]
