@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -373,3 +374,43 @@ def test_tags_for_which_there_is_no_room_are_left_out_and_told(dag_runner, conn,
     result = dag_runner.run(define, default_args={"registry_conn_id": conn})
     assert len(result.xcom("copy")["tags"]) == 50
     assert "not carried along: t48" in result.output
+
+
+def test_credentials_of_a_cloud_go_to_mlflow(dag_runner, monkeypatch, folder):
+    """Its package for that cloud is not installed here: mlflow says so, and what was begun is taken back."""
+    with Emulator(Settings(storage="vended")) as vending:
+        monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(vending))
+        monkeypatch.setitem(sys.modules, "boto3", None)
+        result = dag_runner.run(
+            lambda: RegisterModelOperator(
+                task_id="register", model_name=NAME, model_uri=str(folder), registry_conn_id="ws"
+            )
+        )
+        asked = vending.requests.find("generate-temporary-credentials", "POST")
+        assert [r.body["operation"] for r in asked] == ["MODEL_VERSION_OPERATION_READ_WRITE"]
+        assert versions_of(vending) == {}
+    assert result.task_state("register") == "failed"
+    assert "mlflow[databricks]" in result.output
+
+
+def test_credentials_of_a_cloud_make_mlflows_own_repository(monkeypatch):
+    from airflow_uc_models.entities import ModelVersion
+    from airflow_uc_models.hooks import model_files_databricks
+    from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+
+    with Emulator(Settings(storage="vended")) as vending:
+        monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(vending))
+        hook = ModelRegistryHook("ws")
+        hook.run(hook.registry.create_registered_model(NAME))
+        made = hook.run(hook.registry.create_model_version(NAME, "x"))
+        seen = {}
+
+        def repository(**given):
+            seen.update(given, again=given["base_credential_refresh_def"]())
+
+        monkeypatch.setattr("mlflow.utils._unity_catalog_utils.get_artifact_repo_from_storage_info", repository)
+        model_files_databricks.repository(hook, made, write=True)
+    assert isinstance(made, ModelVersion)
+    assert seen["storage_location"].startswith("s3://")
+    for credentials in (seen["scoped_token"], seen["again"]):
+        assert credentials.aws_temp_credentials.access_key_id
