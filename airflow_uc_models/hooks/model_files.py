@@ -23,7 +23,6 @@ from airflow_uc_models.hooks import model_files_databricks
 from airflow_uc_models.hooks.mlflow_session import as_registry_error, mlflow_errors, mlflow_variables_set
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
-from airflow_uc_models.registry.privileges import needs
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -103,7 +102,7 @@ def _transfer(
                 raise
             failed = progress.failed or error  # mlflow tells of all files that failed; the first tells more
             verb = "create_model_version" if write else "get_model_version"
-            wanted = needs(verb, version.name, unity_catalog=hook.registry.capabilities.signature_required)
+            wanted = hook.registry.needs(verb, version.name)
             # Not from it: it may quote addresses that are credentials.
             raise as_registry_error(failed, action, hook.endpoint, wanted) from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from airflow_uc_models.exceptions import RegistryError, RegistryUnavailableError
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import workspace_auth, workspace_client
-from airflow_uc_models.registry import model_files
+from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -38,15 +38,21 @@ def repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -
 
     :param write: files will be uploaded
     """
-    if _wants_files_api(hook):
+    registry = hook.registry
+    assert isinstance(registry, MlflowRestRegistry)  # noqa: S101 - the caller chose this module by it
+    if _wants_files_api(hook, registry):
         return _files_api(hook.endpoint, version)
-    credentials = hook.run(model_files.temporary_credentials(version, write=write))
-    if credentials.get("storage_mode") == "DEFAULT_STORAGE":
+
+    def credentials() -> dict[str, Any]:
+        return hook.run(registry.temporary_credentials(version.name, version.version, write=write))
+
+    first = credentials()
+    if first.get("storage_mode") == "DEFAULT_STORAGE":
         return _presigned(hook.endpoint, version)
-    return _cloud_storage(hook, version, credentials, write=write)
+    return _cloud_storage(hook, version, first, credentials)
 
 
-def _wants_files_api(hook: ModelRegistryHook) -> bool:
+def _wants_files_api(hook: ModelRegistryHook, registry: MlflowRestRegistry) -> bool:
     """Decide as mlflow does: its environment variable, else the workspace, else no."""
     from mlflow import environment_variables
 
@@ -55,7 +61,7 @@ def _wants_files_api(hook: ModelRegistryHook) -> bool:
     if variable is not None and variable.defined:
         return bool(variable.get())
     try:
-        return hook.run(model_files.files_api_enabled())
+        return hook.run(registry.files_api_enabled())
     except RegistryUnavailableError:
         raise  # nor would it give credentials now
     except RegistryError as error:
@@ -187,7 +193,7 @@ def _host_creds(endpoint: Endpoint) -> Any:
 
 
 def _cloud_storage(
-    hook: ModelRegistryHook, version: ModelVersion, credentials: dict[str, Any], *, write: bool
+    hook: ModelRegistryHook, version: ModelVersion, first: dict[str, Any], renewed: Callable[[], dict[str, Any]]
 ) -> ArtifactRepository:
     from mlflow.protos.databricks_uc_registry_messages_pb2 import TemporaryCredentials
     from mlflow.utils._unity_catalog_utils import get_artifact_repo_from_storage_info
@@ -203,6 +209,6 @@ def _cloud_storage(
     )
     return get_artifact_repo_from_storage_info(
         storage_location=location,
-        scoped_token=parsed(credentials),
-        base_credential_refresh_def=lambda: parsed(hook.run(model_files.temporary_credentials(version, write=write))),
+        scoped_token=parsed(first),
+        base_credential_refresh_def=lambda: parsed(renewed()),
     )

@@ -216,6 +216,10 @@ class Registry(ABC):
 
     # -- helpers
 
+    def needs(self, verb: str, name: str) -> str:  # noqa: ARG002 - for those who override it
+        """Say which privileges a verb on a model asks for, in words that complete "It needs ..."."""
+        return ""
+
     def normalize(self, name: str | ModelName) -> str:
         """Return the name as this registry stores it; InvalidNameError if it would take none such."""
         parsed = ModelName.parse(name)

@@ -149,7 +149,8 @@ class MlflowRestRegistry(RestRegistry):
             parts = [filter_string, f"name LIKE '{prefix}%'" if prefix else None, _NO_PROMPTS]
             filter_string = " AND ".join(part for part in parts if part)
         query = wire.drop_unset(filter=filter_string or None, order_by=order_by or None)
-        request = self._request("GET", "registered-models/search", "search registered models", "", query)
+        action = "search registered models"
+        request = self._on("GET", "registered-models/search", "search_registered_models", "", action, query)
 
         def matching(body: Mapping[str, Any]) -> list[RegisteredModel]:
             return [model for model in wire.registered_models(body) if model.name.startswith(prefix)]
@@ -267,8 +268,9 @@ class MlflowRestRegistry(RestRegistry):
         query = wire.drop_unset(filter=filter_string, order_by=order_by or None)
         action = f"search model versions with {filter_string}"
         name = _BY_NAME.match(filter_string)
-        wanted = needs("search_model_versions", name["name"], unity_catalog=self.is_unity_catalog) if name else ""
-        request = self._request("GET", "model-versions/search", action, wanted, query)
+        request = self._on(
+            "GET", "model-versions/search", "search_model_versions", name["name"] if name else "", action, query
+        )
         return (yield from self._pages(request, self._versions_of, max_results, _VERSION_PAGE))
 
     def set_model_version_tag(self, name: str, version: int, key: str, value: str) -> Call[None]:
@@ -316,7 +318,28 @@ class MlflowRestRegistry(RestRegistry):
         model = self._read(response, request, wire.logged_model)
         return replace(model, workspace_id=response.headers.get(_WORKSPACE_ID))
 
+    # -- files, where the registry holds a copy of its own
+
+    def files_api_enabled(self) -> Call[bool]:
+        """Return whether the workspace wants model files through its Files API (``/Models/...``)."""
+        path = f"{self.prefix}/registered-models:is-databricks-sdk-models-artifact-repository-enabled"
+        request = Request("GET", path, action="ask how model files are transferred")
+        flag = "is_databricks_sdk_models_artifact_repository_enabled"
+        return (yield from self._ask(request, lambda body: bool(body.get(flag))))
+
+    def temporary_credentials(self, name: str, version: int, *, write: bool) -> Call[dict[str, Any]]:
+        """Return credentials for the storage of a version, as the workspace gives them."""
+        name, body = self._version(name, version)
+        body["operation"] = f"MODEL_VERSION_OPERATION_READ{'_WRITE' if write else ''}"
+        action = f"get credentials for the files of model version {name}/{version}"
+        verb = "create_model_version" if write else "get_model_version"
+        request = self._on("POST", "model-versions/generate-temporary-credentials", verb, name, action, body)
+        return (yield from self._ask(request, lambda body: dict(body["credentials"])))
+
     # -- the parts that verbs are made of
+
+    def needs(self, verb: str, name: str) -> str:
+        return needs(verb, name, unity_catalog=self.is_unity_catalog)
 
     def _version_of(self, body: Mapping[str, Any]) -> ModelVersion:
         version = wire.model_version(body)
@@ -338,39 +361,3 @@ class MlflowRestRegistry(RestRegistry):
     def _alias(self, name: str, alias: str) -> tuple[str, dict[str, Any]]:
         name = self.normalize(name)
         return name, {"name": name, "alias": parse_alias(alias)}
-
-    def _on(
-        self,
-        method: str,
-        path: str,
-        verb: str,
-        name: str,
-        action: str,
-        arguments: Mapping[str, Any],
-        *,
-        repeatable: bool = True,
-    ) -> Request:
-        """Build the request of a verb that acts on one model, with the privileges it needs."""
-        wanted = needs(verb, name, unity_catalog=self.is_unity_catalog)
-        return self._request(method, path, action, wanted, arguments, repeatable=repeatable)
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        action: str,
-        wanted: str,
-        arguments: Mapping[str, Any],
-        *,
-        repeatable: bool = True,
-    ) -> Request:
-        in_query = method == "GET"
-        return Request(
-            method,
-            f"{self.prefix}/{path}",
-            params=arguments if in_query else None,
-            json=None if in_query else arguments,
-            action=action,
-            needs=wanted,
-            repeatable=repeatable,
-        )

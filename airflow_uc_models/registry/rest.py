@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from airflow_uc_models.exceptions import InvalidRequestError, NotFoundError
@@ -14,7 +14,40 @@ T = TypeVar("T")
 
 
 class RestRegistry(Registry):
-    """A registry that answers JSON objects over HTTP."""
+    """A registry that answers JSON objects over HTTP.
+
+    :ivar prefix: the path prefix of its calls
+    """
+
+    prefix: str
+
+    def _on(
+        self,
+        method: str,
+        path: str,
+        verb: str,
+        name: str,
+        action: str,
+        arguments: Mapping[str, Any],
+        *,
+        params: Mapping[str, Any] | None = None,
+        repeatable: bool = True,
+    ) -> Request:
+        """Build the request of a verb on a model, with the privileges it needs; without a name, on all models.
+
+        :param arguments: sent as the query of a GET, as the body of anything else
+        :param params: the query beside a body
+        """
+        in_query = method == "GET"
+        return Request(
+            method,
+            f"{self.prefix}/{path}",
+            params=arguments if in_query else params,
+            json=None if in_query else arguments,
+            action=action,
+            needs=self.needs(verb, name) if name else "",
+            repeatable=repeatable,
+        )
 
     def _ask(self, request: Request, read: Callable[[dict[str, Any]], T]) -> Generator[Request, Response, T]:
         return self._read((yield request), request, read)

@@ -52,6 +52,7 @@ _NO_TRACKING = "Give tracking_conn_id, the connection of the MLflow server that 
 class UnityCatalogRestRegistry(RestRegistry):
     """An open-source Unity Catalog server."""
 
+    prefix = PREFIX
     capabilities = OPEN_SOURCE_UC
 
     # -- registered models
@@ -115,7 +116,7 @@ class UnityCatalogRestRegistry(RestRegistry):
         if schema is not None:
             catalog_name, schema_name = parse_schema(schema)
             query = {"catalog_name": catalog_name, "schema_name": schema_name}
-        request = Request("GET", f"{PREFIX}/models", query, action="search registered models")
+        request = self._on("GET", "models", "search_registered_models", "", "search registered models", query)
         return (yield from self._pages(request, _registered_models, max_results, _MODEL_PAGE))
 
     # -- model versions
@@ -269,29 +270,8 @@ class UnityCatalogRestRegistry(RestRegistry):
         name, number = self.normalize(name), parse_version(version)
         return name, f"{_model(name)}/versions/{number}", {"full_name": name, "version": number}
 
-    def _on(
-        self,
-        method: str,
-        path: str,
-        verb: str,
-        name: str,
-        action: str,
-        arguments: Mapping[str, Any],
-        *,
-        params: Mapping[str, Any] | None = None,
-        repeatable: bool = True,
-    ) -> Request:
-        """Build the request of a verb that acts on one model, with the privileges it needs."""
-        in_query = method == "GET"
-        return Request(
-            method,
-            f"{PREFIX}/{path}",
-            params=arguments if in_query else params,
-            json=None if in_query else arguments,
-            action=action,
-            needs=open_source_needs(verb, name),
-            repeatable=repeatable,
-        )
+    def needs(self, verb: str, name: str) -> str:
+        return open_source_needs(verb, name)
 
     def _expect_deleted(self, response: Response, request: Request) -> None:
         if not 200 <= response.status < 300:  # what a success says is plain text
