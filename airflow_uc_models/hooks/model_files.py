@@ -19,7 +19,7 @@ import tenacity
 
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError, UCModelsError
-from airflow_uc_models.hooks import model_files_databricks
+from airflow_uc_models.hooks import model_files_databricks, model_files_open_source
 from airflow_uc_models.hooks.mlflow_session import as_registry_error, mlflow_errors, mlflow_variables_set
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
@@ -30,20 +30,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
-_TRIES = 4
+_TRIES = 6
 
 
 def download(hook: ModelRegistryHook, version: ModelVersion, folder: Path, file: str = "") -> None:
     """Download all files of a version, or one of them, into a folder that exists."""
     with _transfer(hook, version, "Downloading", write=False) as (repository, progress):
-        if file and hasattr(repository, "_download_file"):
+        if file:
             repository._download_file(file, str(folder / file))  # noqa: SLF001 - the public way lists folders first
             return
-        listed = _listed_sizes(repository)
-        repository.download_artifacts(file, str(folder))
-        if not file:
-            _compare(listed, _local_sizes(folder), f"the download of {version.uri}")
-            progress.finish()
+        repository.download_artifacts("", str(folder))
+        _compare(progress.listed, _local_sizes(folder), f"the download of {version.uri}")
+        progress.finish()
 
 
 def upload(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> None:
@@ -57,10 +55,11 @@ def upload(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> None
 
 
 class _Progress:
-    """Says every few seconds how far a transfer is."""
+    """Says every few seconds how far a transfer is, and holds what is known of it."""
 
     def __init__(self, what: str) -> None:
         self.what = what
+        self.listed: dict[str, int | None] = {}
         self.files = self.bytes = self._files_done = self._bytes_done = 0
         self.failed: BaseException | None = None
         self._began = self._told = time.monotonic()
@@ -110,8 +109,6 @@ def _transfer(
 def _repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -> ArtifactRepository:
     if isinstance(hook.registry, MlflowRestRegistry):
         return model_files_databricks.repository(hook, version, write=write)
-    from airflow_uc_models.hooks import model_files_open_source
-
     return model_files_open_source.repository(hook, version, write=write)
 
 
@@ -153,20 +150,25 @@ def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> No
             raise
         progress.add(Path(local_path).stat().st_size)
 
-    listing = repository.list_artifacts
-    repository.list_artifacts = lambda path=None: again(listing, path)
+    list_one, fetch = repository.list_artifacts, repository._download_file  # noqa: SLF001 - called for each file
+
+    def list_artifacts(path: str | None = None) -> Any:
+        found = again(list_one, path)
+        progress.listed.update({item.path: item.file_size for item in found if not item.is_dir})
+        return found
+
+    def download_one(remote_file_path: str, local_path: str) -> None:
+        carefully(partial(fetch, remote_file_path, local_path), local_path)
+
+    repository.list_artifacts, repository._download_file = list_artifacts, download_one  # noqa: SLF001
     if (send := getattr(repository, "_upload_to_cloud", None)) is not None:
 
         def upload_one(cloud_credential_info: Any, src_file_path: str, artifact_file_path: str | None = None) -> None:
             carefully(partial(send, cloud_credential_info, src_file_path, artifact_file_path), src_file_path)
 
-        repository._upload_to_cloud = upload_one  # noqa: SLF001 - what mlflow calls for each file
-    if (fetch := getattr(repository, "_download_file", None)) is not None:
-
-        def download_one(remote_file_path: str, local_path: str) -> None:
-            carefully(partial(fetch, remote_file_path, local_path), local_path)
-
-        repository._download_file = download_one  # noqa: SLF001
+        repository._upload_to_cloud = upload_one  # noqa: SLF001
+        # mlflow asks for the addresses of all files at once, before it uploads the first
+        repository._get_write_credential_infos = partial(again, repository._get_write_credential_infos)  # noqa: SLF001
 
 
 def _is_of_transfer(error: BaseException) -> bool:
@@ -205,20 +207,6 @@ def _remote_sizes(repository: ArtifactRepository) -> dict[str, int | None]:
                 yield item.path, item.file_size
 
     return dict(below(""))
-
-
-def _listed_sizes(repository: Any) -> dict[str, int | None]:
-    """Return a dict that fills with the sizes of files while mlflow lists them."""
-    sizes: dict[str, int | None] = {}
-    listing = repository.list_artifacts
-
-    def list_artifacts(path: str | None = "") -> Any:
-        found = listing(path or "")
-        sizes.update({item.path: item.file_size for item in found if not item.is_dir})
-        return found
-
-    repository.list_artifacts = list_artifacts
-    return sizes
 
 
 def _compare(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
