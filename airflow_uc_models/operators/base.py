@@ -12,7 +12,6 @@ from airflow.sdk import BaseOperator
 from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.hooks.transfer import NewVersion
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.names import ModelRef
 from airflow_uc_models.registry.base import Registry
@@ -22,10 +21,6 @@ from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
-
-# A version that a task made is not older than its Dag run, but for what the clocks differ; a day is more than enough,
-# and spares reading all the versions that a model ever had.
-_CLOCK_SKEW_SECONDS = 24 * 3600
 
 
 class TaskStopped(BaseException):
@@ -98,12 +93,6 @@ class ModelRegistryOperator(BaseOperator):
         """Return the key that all tries of this task instance share for this source."""
         ti = context["ti"]
         return task_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, source)
-
-    def new_version(self, context: Context, name: str, what: str, **fields: Any) -> NewVersion:
-        """Describe the version to be made, with what lets a retry find the one of an earlier try."""
-        run_after = getattr(context.get("dag_run"), "run_after", None)
-        since = int((run_after.timestamp() - _CLOCK_SKEW_SECONDS) * 1000) if run_after else 0
-        return NewVersion(name, self.task_key(context, what), since=since, **fields)
 
     def is_retry(self, context: Context) -> bool:
         """Whether an earlier try of this task instance may have done the work already."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.folders import download_to
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.hooks.transfer import copy, register
+from airflow_uc_models.hooks.transfer import NewVersion, copy, register
 from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
@@ -19,6 +19,17 @@ from airflow_uc_models.registry.retention import delete_older, delete_one, searc
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+# A version that a task made is not older than its Dag run, but for what the clocks differ; a day is more than enough,
+# and spares reading all the versions that a model ever had.
+_CLOCK_SKEW_SECONDS = 24 * 3600
+
+
+def _new_version(operator: ModelRegistryOperator, context: Context, name: str, what: str, **fields: Any) -> NewVersion:
+    """Describe the version to be made, with what lets a retry find the one of an earlier try."""
+    run_after = getattr(context.get("dag_run"), "run_after", None)
+    since = int((run_after.timestamp() - _CLOCK_SKEW_SECONDS) * 1000) if run_after else 0
+    return NewVersion(name, operator.task_key(context, what), since=since, **fields)
 
 
 class RegisterModelOperator(ModelOperator):
@@ -78,7 +89,7 @@ class RegisterModelOperator(ModelOperator):
         version = register(
             self.hook,
             source,
-            self.new_version(context, name, what, description=self.description, tags=str_tags(self.tags)),
+            _new_version(self, context, name, what, description=self.description, tags=str_tags(self.tags)),
             tracking=ModelRegistryHook(self.tracking_conn_id) if self.tracking_conn_id else None,
             signature_required=self.signature_required,
         )
@@ -153,7 +164,7 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         name = destination.registry.normalize(self.destination_model_name)
         if isinstance(self.copy_tags, str):
             raise InvalidArgumentError(f"copy_tags is True, False or a list of tag keys, not {self.copy_tags!r}.")
-        new = self.new_version(context, name, f"copy {reference.uri} to {name}")
+        new = _new_version(self, context, name, f"copy {reference.uri} to {name}")
         tags = self.copy_tags if isinstance(self.copy_tags, bool) else list(self.copy_tags)
         version = copy(self.hook, reference, destination, new, copy_tags=tags)
         store_link(context, destination.endpoint.model_version_url(version.name, version.version))
