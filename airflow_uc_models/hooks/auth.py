@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import ssl
@@ -9,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -123,7 +125,8 @@ class DatabricksAuth(httpx.Auth):
     """Send what the official Databricks provider makes of its connection: every kind of credentials that it knows.
 
     The provider keeps tokens that can be renewed until shortly before they expire, so a token is asked for before
-    each request. One that the workspace refuses all the same is thrown away, and the request sent once more.
+    each request. One that the workspace refuses all the same is thrown away, and the request sent once more. Of many
+    requests at a time one asks for the token; the others wait for it.
 
     :param connection: a connection of type ``databricks``
     :param base_url: the workspace's address; its OAuth tokens come from there
@@ -136,17 +139,21 @@ class DatabricksAuth(httpx.Auth):
         self._connection = connection
         self._hook = _databricks_hook(connection, base_url, verify)
         self._lock = threading.Lock()
+        self._async_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._latest = ""  # the Authorization header that was given out last
+        self._can_renew = False
 
     def headers(self) -> dict[str, str]:
         """Return the headers that authenticate a request now."""
         with self._lock, _token_errors(self._connection):
-            return self._as_headers(*self._hook.credentials())
+            return self._given(self._as_headers(*self._hook.credentials()))
 
     async def aheaders(self) -> dict[str, str]:
         """Return the same without blocking the event loop."""
+        lock = self._async_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         with _token_errors(self._connection):
-            async with self._hook as hook:  # opens the session that its token requests need
-                return self._as_headers(*await hook.acredentials())
+            async with lock, self._hook as hook:  # opens the only session that it can have, for its token requests
+                return self._given(self._as_headers(*await hook.acredentials()))
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Add the headers; once more with a new token if the workspace refused this one."""
@@ -178,15 +185,21 @@ class DatabricksAuth(httpx.Auth):
         basic = base64.b64encode(f"{self._connection.login}:{self._connection.password}".encode()).decode()
         return {**azure, "Authorization": f"Basic {basic}"}
 
-    def _is_renewable(self, response: httpx.Response) -> bool:
-        """Whether a refused token was one that can be had anew; if so, it is forgotten."""
-        return is_refused_token(response.status_code, response.text) and self.forget()
+    def _given(self, headers: dict[str, str]) -> dict[str, str]:
+        self._latest, self._can_renew = headers["Authorization"], bool(self._hook.oauth_tokens)
+        return headers
 
-    def forget(self) -> bool:
-        """Forget a token that can be had anew; False where there is none such."""
-        had = bool(self._hook.oauth_tokens)
+    def _is_renewable(self, response: httpx.Response) -> bool:
+        """Whether a refused token was one that can be had anew; it is forgotten, if no other request has renewed it."""
+        if not (self._can_renew and is_refused_token(response.status_code, response.text)):
+            return False
+        if response.request.headers["Authorization"] == self._latest:
+            self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Forget a token that can be had anew."""
         self._hook.oauth_tokens.clear()
-        return had
 
 
 def _databricks_hook(connection: Connection, base_url: str, verify: str | bool) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, TypeVar
 
 from airflow.sdk import BaseHook
@@ -9,6 +11,7 @@ from airflow.sdk import BaseHook
 from airflow_uc_models.compat import get_connection_async
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.endpoint import Endpoint, endpoint_of
+from airflow_uc_models.hooks.transport import AsyncRun
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
@@ -23,7 +26,8 @@ class ModelRegistryHook(BaseHook):
         hook = ModelRegistryHook("mlflow_default")
         version = hook.run(hook.registry.get_model_version_by_alias("prod.ml_team.fraud", "Champion"))
 
-    In a trigger, ``registry = (await hook.aendpoint()).registry`` and ``await hook.arun(call)`` do the same.
+    In a trigger, ``registry = (await hook.aendpoint()).registry`` and ``await hook.arun(call)`` do the same; for many
+    calls, ``asession`` keeps the connections to the server open.
 
     :param registry_conn_id: the connection; its type decides which registry it is
     """
@@ -67,6 +71,21 @@ class ModelRegistryHook(BaseHook):
     async def arun(self, call: Call[T]) -> T:
         """Carry out a call on the event loop."""
         return await (await self.aendpoint()).transport.arun(call)
+
+    @asynccontextmanager
+    async def asession(self, *, max_connections: int = 20) -> AsyncGenerator[tuple[Registry, AsyncRun], None]:
+        """Keep connections to the registry open for many calls; yields its verbs and what carries calls out.
+
+        ::
+
+            async with hook.asession() as (registry, arun):
+                models = await asyncio.gather(*(arun(registry.get_registered_model(name)) for name in names))
+
+        :param max_connections: connections to the server, and so calls under way, at most
+        """
+        endpoint = await self.aendpoint()
+        async with endpoint.transport.asession(max_connections=max_connections) as arun:
+            yield endpoint.registry, arun
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the registry for one model: proves address, credentials and the right to read."""

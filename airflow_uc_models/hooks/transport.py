@@ -15,15 +15,21 @@ from __future__ import annotations
 import email.utils
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import httpx
 import tenacity
 
-from airflow_uc_models.exceptions import ConnectionConfigError, RegistryUnavailableError, UnknownEffectError
+from airflow_uc_models.exceptions import (
+    ConnectionConfigError,
+    InvalidArgumentError,
+    RegistryUnavailableError,
+    UnknownEffectError,
+)
 from airflow_uc_models.registry.answers import error_of
 from airflow_uc_models.registry.call import Call, Request, Response
 
@@ -36,6 +42,14 @@ log = logging.getLogger(__name__)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NEVER_SENDABLE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_KEEP_ALIVE_SECONDS = 60.0  # between two polls; a connection that the server has closed by then is not used
+
+
+class AsyncRun(Protocol):
+    """What drives calls inside a session."""
+
+    async def __call__(self, call: Call[T]) -> T:
+        """Drive a call to its end and return what it returns."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +103,61 @@ class Transport:
 
     async def arun(self, call: Call[T]) -> T:
         """Drive a call on the event loop, never blocking it."""
+        async with httpx.AsyncClient(**self._options()) as client:
+            return await self._adrive(client, call)
+
+    @asynccontextmanager
+    async def asession(self, *, max_connections: int = 20) -> AsyncGenerator[AsyncRun, None]:
+        """Keep connections open for many calls, one after another or at the same time.
+
+        ::
+
+            async with transport.asession() as arun:
+                models = await asyncio.gather(*(arun(registry.get_registered_model(name)) for name in names))
+
+        Credentials are still put on each request, and the retry policy is that of a single call. A call that waits for
+        its turn uses up none of its time.
+
+        :param max_connections: connections to the server, and so calls under way, at most
+        """
         import asyncio
 
-        async with httpx.AsyncClient(**self._options()) as client:
+        if max_connections < 1:
+            raise InvalidArgumentError(f"max_connections is {max_connections}; a session needs at least one.")
+        limits = httpx.Limits(
+            max_connections=max_connections,
+            max_keepalive_connections=max_connections,
+            keepalive_expiry=_KEEP_ALIVE_SECONDS,
+        )
+        # httpx fails what waits too long for a connection, and tells it like a server that does not answer.
+        turns = asyncio.Semaphore(max_connections)
+        async with httpx.AsyncClient(**self._options(), limits=limits) as client:
 
-            async def send(tries: _Tries) -> Response:
-                async def once() -> Response:
-                    return tries.read(await client.request(**tries.arguments))
+            async def arun(call: Call[T]) -> T:
+                async with turns:
+                    return await self._adrive(client, call)
 
-                return await tenacity.AsyncRetrying(sleep=asyncio.sleep, **self._policy(tries))(once)
+            yield arun
 
-            step = _Step(call)
-            while step.request is not None:
-                tries = _Tries(step.request)
-                try:
-                    response = await send(tries)
-                except (httpx.HTTPError, _PassingAnswerError) as error:
-                    step.throw(self._given_up(error, tries))
-                else:
-                    step.send(response)
-            return step.value
+    async def _adrive(self, client: httpx.AsyncClient, call: Call[T]) -> T:
+        import asyncio
+
+        async def send(tries: _Tries) -> Response:
+            async def once() -> Response:
+                return tries.read(await client.request(**tries.arguments))
+
+            return await tenacity.AsyncRetrying(sleep=asyncio.sleep, **self._policy(tries))(once)
+
+        step = _Step(call)
+        while step.request is not None:
+            tries = _Tries(step.request)
+            try:
+                response = await send(tries)
+            except (httpx.HTTPError, _PassingAnswerError) as error:
+                step.throw(self._given_up(error, tries))
+            else:
+                step.send(response)
+        return step.value
 
     def _options(self) -> dict[str, Any]:
         return {
