@@ -172,6 +172,31 @@ def diff_model(name: str, before: ModelState | None, after: ModelState | None) -
     return events
 
 
+def told(before: ModelState | None, after: ModelState) -> ModelState:
+    """Return what is known once the events between two looks are told: the second, completed by the first.
+
+    What the second did not read stays as it was. Of a model or version that was told as new, unread tags and aliases
+    count as none, so that those it is found to have later are told, too.
+    """
+    if before is None or _is_another(before, after):
+        versions = {n: VersionState(v.status, v.tags or {}) for n, v in after.versions.items()}
+        return replace(after, versions=versions, aliases=after.aliases or {}, tags=after.tags or {})
+    return replace(
+        after,
+        created_at=after.created_at if after.created_at is not None else before.created_at,
+        versions={n: _told_version(before.versions.get(n), v) for n, v in after.versions.items()},
+        aliases=before.aliases if after.aliases is None else after.aliases,
+        tags=before.tags if after.tags is None else after.tags,
+        sequence=before.sequence + (before != after),
+    )
+
+
+def _told_version(before: VersionState | None, after: VersionState) -> VersionState:
+    if after.tags is not None:
+        return after
+    return replace(after, tags={} if before is None else before.tags)
+
+
 def apply(events: list[ModelEvent], state: Mapping[str, ModelState]) -> dict[str, ModelState]:
     """Return the state that events lead to: ``apply(diff(a, b), a) == b``, of what both looks read."""
     models = dict(state)

@@ -62,6 +62,8 @@ UNITY_CATALOG = Capabilities(
 # MlflowClient's own page sizes (mlflow/store/model_registry/__init__.py)
 _MODEL_PAGE = 100
 _VERSION_PAGE = 10_000
+_CATALOG_MODELS = "/api/2.1/unity-catalog/models"  # Unity Catalog's own dialect, which MLflow speaks on request
+_CATALOG_PAGE = 1000
 _WORKSPACE_ID = "x-databricks-org-id"  # a workspace puts its number on every answer
 _BY_NAME = re.compile(r"""\s*name\s*=\s*(['"])(?P<name>[^'"]+)\1""")
 # Prompts are registered models with a tag; MlflowClient leaves them out of its search, too.
@@ -143,8 +145,9 @@ class MlflowRestRegistry(RestRegistry):
     ) -> Call[list[RegisteredModel]]:
         if self.is_unity_catalog and (filter_string or order_by):
             raise self.unsupported("filter_string and order_by for registered models", "Give schema instead.")
+        if self.is_unity_catalog and schema:
+            return (yield from self._list_schema(schema.lower(), max_results))
         prefix = f"{'.'.join(parse_schema(schema))}." if schema else ""
-        prefix = prefix.lower() if self.capabilities.lowercase_names else prefix
         if not self.is_unity_catalog:
             parts = [filter_string, f"name LIKE '{prefix}%'" if prefix else None, _NO_PROMPTS]
             filter_string = " AND ".join(part for part in parts if part)
@@ -156,6 +159,13 @@ class MlflowRestRegistry(RestRegistry):
             return [model for model in wire.registered_models(body) if model.name.startswith(prefix)]
 
         return (yield from self._pages(request, matching, max_results, _MODEL_PAGE))
+
+    def _list_schema(self, schema: str, max_results: int | None) -> Call[list[RegisteredModel]]:
+        """List the models of a schema as databricks-sdk does: MLflow's search would list the whole metastore."""
+        catalog_name, schema_name = parse_schema(schema)
+        query = {"catalog_name": catalog_name, "schema_name": schema_name}
+        request = Request("GET", _CATALOG_MODELS, params=query, action=f"list the registered models of {schema}")
+        return (yield from self._pages(request, wire.catalog_models, max_results, _CATALOG_PAGE))
 
     def set_registered_model_tag(self, name: str, key: str, value: str) -> Call[None]:
         name = self.normalize(name)

@@ -72,7 +72,7 @@ def redescribed(registry: Registry, item: ModelVersion | RegisteredModel, descri
 def versions_of(registry: Registry, name: str, *, after: int = 0) -> Call[list[ModelVersion]]:
     """Return the versions of a model that are newer than ``after``, newest first."""
     name = registry.normalize(name)
-    where = f"name={_quoted(name)}"
+    where = f"name={quoted(name)}"
     order = None
     if registry.capabilities.version_order:
         order = ["version_number DESC"]
@@ -88,7 +88,7 @@ def find_by_task_key(registry: Registry, name: str, key: str, *, since: int = 0)
     """
     name = registry.normalize(name)
     if registry.capabilities.tag_search:
-        filter_string = f"name={_quoted(name)} and tags.{TASK_KEY_TAG}='{key}'"
+        filter_string = f"name={quoted(name)} and tags.{TASK_KEY_TAG}='{key}'"
         found = yield from registry.search_model_versions(filter_string=filter_string)
         return sorted(found, key=lambda v: v.version)
     matching = []
@@ -255,7 +255,7 @@ def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[M
     return (yield from registry.get_model_version(name, first.version))  # search results lack aliases
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """Quote a name for a search filter, whose grammar knows both quotes and no escape."""
     return f'"{name}"' if "'" in name else f"'{name}'"
 

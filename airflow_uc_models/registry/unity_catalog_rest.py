@@ -66,27 +66,27 @@ class UnityCatalogRestRegistry(RestRegistry):
         request = self._on(
             "POST", "models", "create_registered_model", name, f"create registered model {name}", body, repeatable=False
         )
-        return (yield from self._ask(request, _registered_model))
+        return (yield from self._ask(request, wire.catalog_model))
 
     def get_registered_model(self, name: str) -> Call[RegisteredModel]:
         name = self.normalize(name)
         action = f"get registered model {name}"
         request = self._on("GET", _model(name), "get_registered_model", name, action, {"full_name": name})
-        return (yield from self._ask(request, _registered_model))
+        return (yield from self._ask(request, wire.catalog_model))
 
     def update_registered_model(self, name: str, *, description: str) -> Call[RegisteredModel]:
         name = self.normalize(name)
         action = f"update the description of registered model {name}"
         body = {"full_name": name, "comment": description}
         request = self._on("PATCH", _model(name), "update_registered_model", name, action, body)
-        return (yield from self._ask(request, _registered_model))
+        return (yield from self._ask(request, wire.catalog_model))
 
     def rename_registered_model(self, name: str, new_name: str) -> Call[RegisteredModel]:
         name, new = self._renamed(name, new_name)
         action = f"rename registered model {name} to {new}"
         body = {"full_name": name, "new_name": ModelName.parse(new).model}
         request = self._on("PATCH", _model(name), "rename_registered_model", name, action, body, repeatable=False)
-        return (yield from self._ask(request, _registered_model))
+        return (yield from self._ask(request, wire.catalog_model))
 
     def delete_registered_model(self, name: str, *, force: bool = True) -> Call[None]:
         name = self.normalize(name)
@@ -117,7 +117,7 @@ class UnityCatalogRestRegistry(RestRegistry):
             catalog_name, schema_name = parse_schema(schema)
             query = {"catalog_name": catalog_name, "schema_name": schema_name}
         request = self._on("GET", "models", "search_registered_models", "", "search registered models", query)
-        return (yield from self._pages(request, _registered_models, max_results, _MODEL_PAGE))
+        return (yield from self._pages(request, wire.catalog_models, max_results, _MODEL_PAGE))
 
     # -- model versions
 
@@ -282,22 +282,8 @@ def _model(name: str) -> str:
     return f"models/{quote(name, safe='@')}"
 
 
-def _registered_models(body: Mapping[str, Any]) -> list[RegisteredModel]:
-    return [_registered_model(item) for item in body.get("registered_models") or []]
-
-
 def _model_versions(body: Mapping[str, Any]) -> list[ModelVersion]:
     return [_model_version(item) for item in body.get("model_versions") or []]
-
-
-def _registered_model(item: Mapping[str, Any]) -> RegisteredModel:
-    return RegisteredModel(
-        name=f"{item['catalog_name']}.{item['schema_name']}.{item['name']}",
-        description=item.get("comment") or None,
-        created_at=wire.millis(item.get("created_at")),
-        updated_at=wire.millis(item.get("updated_at")),
-        owner=item.get("owner") or None,
-    )
 
 
 def _model_version(item: Mapping[str, Any]) -> ModelVersion:

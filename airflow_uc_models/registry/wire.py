@@ -31,6 +31,22 @@ def registered_models(body: Mapping[str, Any]) -> list[RegisteredModel]:
     return [_registered_model(item) for item in body.get("registered_models") or []]
 
 
+def catalog_model(item: Mapping[str, Any]) -> RegisteredModel:
+    """Read a model in the form of Unity Catalog's own API."""
+    return RegisteredModel(
+        name=f"{item['catalog_name']}.{item['schema_name']}.{item['name']}",
+        description=item.get("comment") or None,
+        created_at=millis(item.get("created_at")),
+        updated_at=millis(item.get("updated_at")),
+        owner=item.get("owner") or None,
+    )
+
+
+def catalog_models(body: Mapping[str, Any]) -> list[RegisteredModel]:
+    """Read one page of models in that form."""
+    return [catalog_model(item) for item in body.get("registered_models") or []]
+
+
 def model_version(body: Mapping[str, Any]) -> ModelVersion:
     """Read ``{"model_version": {...}}``."""
     return _model_version(body["model_version"])

@@ -103,6 +103,7 @@ def test_a_model_with_versions_is_deleted_whole_or_kept_whole(tested: Subject) -
 def test_models_of_a_schema_are_listed_to_the_end(tested: Subject, monkeypatch) -> None:
     for dialect in (mlflow_rest, unity_catalog_rest):
         monkeypatch.setattr(dialect, "_MODEL_PAGE", 2)
+    monkeypatch.setattr(mlflow_rest, "_CATALOG_PAGE", 2)
     names = {tested.model() for _ in range(5)}
     found = tested(lambda r: r.search_registered_models(schema=tested.schema))
     assert names <= {model.name for model in found}
