@@ -129,7 +129,7 @@ class Transport:
             max_keepalive_connections=max_connections,
             keepalive_expiry=_KEEP_ALIVE_SECONDS,
         )
-        # httpx fails what waits too long for a connection, and tells it like a server that does not answer.
+        # What waits inside httpx uses up the time of its tries, and is woken whenever any connection gets free.
         turns = asyncio.Semaphore(max_connections)
         async with httpx.AsyncClient(**self._options(), limits=limits) as client:
 

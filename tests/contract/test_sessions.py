@@ -100,8 +100,15 @@ def test_as_many_calls_are_under_way_as_there_may_be_connections(transport, prox
 
 def test_waiting_for_a_turn_takes_none_of_a_calls_time(proxy) -> None:
     proxy.fail("/health", times=None, after=True, hold=Delay(0.1))
-    hasty = Transport(proxy.url, verify=False, timeout=0.5, max_retry_seconds=0.5)
-    assert in_session(hasty, at_once, max_connections=1) == [200] * CALLS
+    proxy.fail("/version", status=503)
+    impatient = Transport(proxy.url, verify=False, max_retry_seconds=1)
+    version = Request("GET", "/version", action="ask for the version")
+
+    async def work(arun) -> list[int]:
+        answers = await asyncio.gather(*(arun(single(request)) for request in [*[HEALTH] * CALLS, version]))
+        return [answer.status for answer in answers]
+
+    assert in_session(impatient, work, max_connections=1) == [200] * (CALLS + 1)
 
 
 def test_a_session_without_connections_is_refused(transport) -> None:
