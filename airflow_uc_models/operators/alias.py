@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from airflow_uc_models.events import MODEL_VERSION_ALIAS_CREATED, MODEL_VERSION_ALIAS_DELETED
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.operators.base import ModelOperator
@@ -26,11 +27,13 @@ class _AliasOperator(ModelOperator):
         super().__init__(**kwargs)
         self.alias = alias
 
-    def report(self, context: Context, move: AliasMove) -> dict[str, Any]:
-        """Log a move, link to its version, and return it for XCom."""
+    def report(self, context: Context, move: AliasMove, *, moved: bool = True) -> dict[str, Any]:
+        """Log a move, link to its version, tell of it, and return it for XCom."""
         came_from = "" if move.previous is None else f" (before: {move.previous})"
         self.log.info("Alias %r of %s points to version %s%s", move.alias, move.name, move.version, came_from)
         self.link_to(context, move.name, move.version)
+        details = {"version": move.version, "alias": move.alias, "from_version": move.previous}
+        self.tell(context, MODEL_VERSION_ALIAS_CREATED, move.name, *([details] if moved else []))
         return asdict(move)
 
 
@@ -64,14 +67,17 @@ class SetRegisteredModelAliasOperator(_AliasOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Move the alias."""
+        name, current = registry.normalize(self.model_name), None
+        if self.is_heard() and not self.is_retry(context) and registry.capabilities.aliases:
+            current = (yield from registry.get_registered_model(name)).aliases.get(self.alias)
         move = yield from move_alias(
             registry,
-            self.model_name,
+            name,
             self.alias,
             parse_version(self.version),
             expected_version=_expected(self.expected_version),
         )
-        return self.report(context, move)
+        return self.report(context, move, moved=current != move.version)
 
 
 class RollbackRegisteredModelAliasOperator(_AliasOperator):
@@ -150,6 +156,8 @@ class DeleteRegisteredModelAliasOperator(_AliasOperator):
             self.log.info("Alias %r of %s is not there", alias, name)
             deleted = False
         self.link_to(context, name)
+        gone = deleted or self.is_retry(context)
+        self.tell(context, MODEL_VERSION_ALIAS_DELETED, name, *([{"alias": alias}] if gone else []))
         return {"name": name, "alias": alias, "deleted": deleted}
 
 

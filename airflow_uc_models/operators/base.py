@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_uc_models.compat import AirflowFailException
+from airflow_uc_models.events import ModelEvent
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.names import ModelRef
+from airflow_uc_models.operators.outlets import Told, emit, tells
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import task_key
@@ -45,6 +47,12 @@ class ModelRegistryOperator(BaseOperator):
     missing privilege, refused credentials. Passing faults (429, 5xx, resets, timeouts) are retried inside the task
     first, then left to Airflow's retries.
 
+    ``outlets``: operators that change a model tell Dags that wait for its asset what they did. A ``model_asset`` of the
+    model or its schema, with the same connection, carries it as ``model_events`` in the asset event's extra, where
+    ``model_event`` reads it; where nothing was to be changed the list is empty. Airflow then starts those Dags
+    nevertheless. An AssetAlias gets the model's asset, also where the model's name is templated, and starts nothing
+    where nothing was changed. A retry tells again what its earlier try may have done, under the same key.
+
     :param registry_conn_id: connection of the registry (str, templated)
     """
 
@@ -52,6 +60,7 @@ class ModelRegistryOperator(BaseOperator):
     operator_extra_links = (ModelVersionLink(),)
     ui_color = "#e8f4fa"
     _executing = False
+    _told: list[Told] | None = None
 
     def __init__(self, *, registry_conn_id: str = ModelRegistryHook.default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -64,10 +73,13 @@ class ModelRegistryOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Do the work once; what it returns goes to XCom, as a whole and by field."""
-        self._executing = True
+        self._executing, self._told = True, None
         try:
             with fail_without_retry():
-                return publish(context, self.perform(context))
+                tells(self.outlets)  # a wrong one is found before the work
+                result = publish(context, self.perform(context))
+                self._emit(context)
+                return result
         finally:
             self._executing = False
 
@@ -84,6 +96,29 @@ class ModelRegistryOperator(BaseOperator):
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Return the call that does the work."""
         raise NotImplementedError
+
+    def is_heard(self) -> bool:
+        """Whether the task has outlets that carry what it does to a model."""
+        return tells(self.outlets)
+
+    def tell(
+        self, context: Context, kind: str, name: str, *details: dict[str, Any], hook: ModelRegistryHook | None = None
+    ) -> None:
+        """Note what was done to a model, for the outlets: one event for each of ``details``, so none for none."""
+        hook = hook or self.hook
+        if self._told is None:
+            self._told = []
+        for detail in details:
+            # Where something came from is no part of the key: a retry may no longer see it.
+            about = [f"{key}={value}" for key, value in detail.items() if not key.startswith("from_")]
+            key = f"{kind}/{name}/{self.task_key(context, ' '.join([kind, name, *about]))}"
+            event = ModelEvent(kind, name, key=key, **detail)
+            self._told.append((event, hook.registry_conn_id, hook.registry.normalize))
+
+    def _emit(self, context: Context) -> None:
+        if self._told is not None:
+            for uri in emit(context, self.outlets, self._told):
+                self.log.warning("Outlet %s is not of the model and connection that this task changed", uri)
 
     def link_to(self, context: Context, name: str, version: int | None = None) -> None:
         """Point the task's extra link to a model version, or to the model."""

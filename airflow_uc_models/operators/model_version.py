@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_uc_models.events import MODEL_VERSION_DELETED, MODEL_VERSION_READY
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.folders import download_to
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
@@ -94,6 +95,7 @@ class RegisterModelOperator(ModelOperator):
             signature_required=self.signature_required,
         )
         self.link_to(context, version.name, version.version)
+        self.tell(context, MODEL_VERSION_READY, version.name, {"version": version.version})
         return version.to_xcom()
 
 
@@ -168,6 +170,7 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         tags = self.copy_tags if isinstance(self.copy_tags, bool) else list(self.copy_tags)
         version = copy(self.hook, reference, destination, new, copy_tags=tags)
         store_link(context, destination.endpoint.model_version_url(version.name, version.version))
+        self.tell(context, MODEL_VERSION_READY, version.name, {"version": version.version}, hook=destination)
         return version.to_xcom()
 
     def _reference(self) -> ModelRef:
@@ -356,4 +359,6 @@ class DeleteModelVersionOperator(ModelOperator):
             )
         self.log.info("Deleted versions of %s: %s", name, ", ".join(map(str, deleted)) or "none")
         self.link_to(context, name)
+        gone = deleted or ([parse_version(self.version)] if self.version and self.is_retry(context) else [])
+        self.tell(context, MODEL_VERSION_DELETED, name, *({"version": version} for version in gone))
         return {"name": name, "deleted": deleted}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_uc_models.events import REGISTERED_MODEL_CREATED, REGISTERED_MODEL_DELETED
 from airflow_uc_models.exceptions import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnknownEffectError
 from airflow_uc_models.names import ModelName
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator
@@ -66,6 +67,7 @@ class CreateRegisteredModelOperator(ModelOperator):
             raise AlreadyExistsError(f"Registered model {name} exists already; if_exists='ignore' would accept it.")
         self.log.info("%s registered model %s", "Created" if made else "Found", name)
         self.link_to(context, name)
+        self.tell(context, REGISTERED_MODEL_CREATED, name, *([{"created_at": model.created_at}] if made else []))
         return model.to_xcom()
 
 
@@ -145,6 +147,8 @@ class RenameRegisteredModelOperator(ModelOperator):
                 raise
             yield from self._expect_renamed(registry, name, new_name)
         self.link_to(context, new_name)
+        self.tell(context, REGISTERED_MODEL_DELETED, name, {})
+        self.tell(context, REGISTERED_MODEL_CREATED, new_name, {})
         return (yield from registry.get_registered_model(new_name)).to_xcom()
 
     def _expect_renamed(self, registry: Registry, name: str, new_name: str) -> Call[None]:
@@ -188,6 +192,7 @@ class DeleteRegisteredModelOperator(ModelOperator):
                 raise
             self.log.info("Registered model %s is not there", name)
             deleted = False
+        self.tell(context, REGISTERED_MODEL_DELETED, name, *([{}] if deleted or self.is_retry(context) else []))
         return {"name": name, "deleted": deleted}
 
 

@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_uc_models.events import (
+    MODEL_VERSION_TAG_DELETED,
+    MODEL_VERSION_TAG_SET,
+    REGISTERED_MODEL_TAG_DELETED,
+    REGISTERED_MODEL_TAG_SET,
+)
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator
 from airflow_uc_models.registry.base import Registry, str_tags
@@ -39,9 +45,11 @@ class SetRegisteredModelTagsOperator(ModelOperator):
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Set the tags."""
         name, tags = registry.normalize(self.model_name), _checked(registry, self.tags)
+        before = (yield from registry.get_registered_model(name)).tags if self.is_heard() else {}
         for key, value in tags.items():
             yield from registry.set_registered_model_tag(name, key, value)
         self.link_to(context, name)
+        self.tell(context, REGISTERED_MODEL_TAG_SET, name, *_set(tags, before, again=self.is_retry(context)))
         return (yield from registry.get_registered_model(name)).to_xcom()
 
 
@@ -73,6 +81,8 @@ class DeleteRegisteredModelTagsOperator(ModelOperator):
             if key in model.tags:
                 yield from registry.delete_registered_model_tag(name, key)
         self.link_to(context, name)
+        gone = _deleted(keys, model.tags, again=self.is_retry(context))
+        self.tell(context, REGISTERED_MODEL_TAG_DELETED, name, *gone)
         return replace(model, tags=_without(model.tags, keys)).to_xcom()
 
 
@@ -107,6 +117,9 @@ class SetModelVersionTagsOperator(ModelVersionOperator):
         for key, value in tags.items():
             yield from registry.set_model_version_tag(version.name, version.version, key, value)
         self.link_to(context, version.name, version.version)
+        changes = _set(tags, version.tags, again=self.is_retry(context))
+        details = [{"version": version.version, **change} for change in changes]
+        self.tell(context, MODEL_VERSION_TAG_SET, version.name, *details)
         return (yield from registry.get_model_version(version.name, version.version)).to_xcom()
 
 
@@ -140,7 +153,22 @@ class DeleteModelVersionTagsOperator(ModelVersionOperator):
             if key in version.tags:
                 yield from registry.delete_model_version_tag(version.name, version.version, key)
         self.link_to(context, version.name, version.version)
+        gone = _deleted(keys, version.tags, again=self.is_retry(context))
+        details = [{"version": version.version, **change} for change in gone]
+        self.tell(context, MODEL_VERSION_TAG_DELETED, version.name, *details)
         return replace(version, tags=_without(version.tags, keys)).to_xcom()
+
+
+def _set(tags: Mapping[str, str], before: Mapping[str, str], *, again: bool) -> list[dict[str, Any]]:
+    """Return the changes that setting tags makes; a retry tells again of those its earlier try may have made."""
+    changed = {key: value for key, value in tags.items() if again or before.get(key) != value}
+    was = {key: before.get(key) if before.get(key) != value else None for key, value in changed.items()}
+    return [{"tag_key": key, "tag_value": value, "from_value": was[key]} for key, value in changed.items()]
+
+
+def _deleted(keys: Sequence[str], before: Mapping[str, str], *, again: bool) -> list[dict[str, Any]]:
+    """Return the changes that deleting tags makes, likewise."""
+    return [{"tag_key": key, "from_value": before.get(key)} for key in keys if again or key in before]
 
 
 def _without(tags: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:

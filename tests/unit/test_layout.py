@@ -31,10 +31,11 @@ LAYERS = {
     "triggers": TRIGGERS,
     "operators": TASKS,
     "sensors": TASKS,
+    "openlineage": TASKS,
     "emulator": EMULATOR,
 }
 # Airflow's side of things: these may import Airflow, and pure modules may not import these.
-AIRFLOW_SIDE = {"compat", "links", "results", "openlineage", "plugin", "ui", "assets"}
+AIRFLOW_SIDE = {"compat", "links", "results", "openlineage", "plugin", "ui", "assets", "triggering_events"}
 HEAVY = ("mlflow", "databricks", "pandas", "pyarrow", "numpy", "sklearn", "pyspark")
 
 
