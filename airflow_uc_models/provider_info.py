@@ -94,6 +94,14 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": _modules("sensors", *SENSORS),
         "triggers": _modules("triggers", *TRIGGERS),
         "connection-types": CONNECTION_TYPES,
+        "asset-uris": [
+            {
+                "schemes": ["uc-model"],
+                "handler": "airflow_uc_models.assets.sanitize_uri",
+                "factory": "airflow_uc_models.assets.create_asset",
+                "to_openlineage_converter": "airflow_uc_models.openlineage.convert_asset_to_openlineage",
+            }
+        ],
         "extra-links": ["airflow_uc_models.links.ModelVersionLink"],
     }
 
