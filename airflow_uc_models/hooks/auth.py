@@ -60,8 +60,11 @@ def mlflow_auth(connection: Connection, extra: Mapping[str, Any]) -> httpx.Auth 
     return None
 
 
-def mlflow_variables(connection: Connection, extra: Mapping[str, Any], verify: ssl.SSLContext | bool) -> dict[str, str]:
-    """Return the environment variables by which mlflow's own client takes these credentials."""
+def mlflow_variables(connection: Connection, extra: Mapping[str, Any], verify: bool | str) -> dict[str, str]:
+    """Return the environment variables by which mlflow's own client takes these credentials.
+
+    :param verify: whether certificates are checked, or the path of a CA bundle
+    """
     variables = {}
     if token := extra.get("token"):
         variables["MLFLOW_TRACKING_TOKEN"] = str(token)
@@ -71,7 +74,7 @@ def mlflow_variables(connection: Connection, extra: Mapping[str, Any], verify: s
     if verify is False:
         variables["MLFLOW_TRACKING_INSECURE_TLS"] = "true"
     elif verify is not True:
-        variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(extra["verify"])
+        variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(verify)
     return variables
 
 
@@ -103,13 +106,12 @@ def _check_token(connection: Connection, token: str) -> None:
         )
 
 
-def databricks_variables(connection: Connection, address: str, auth: httpx.Auth | None) -> dict[str, str]:
+def databricks_variables(connection: Connection, address: str, auth: DatabricksAuth) -> dict[str, str]:
     """Return the environment variables by which databricks-sdk, and so mlflow, takes the credentials."""
     variables = {"DATABRICKS_HOST": address}
     if connection.extra_dejson.get("service_principal_oauth") and connection.login:  # the SDK then renews tokens itself
         secret = connection.password or ""
         return {**variables, "DATABRICKS_CLIENT_ID": connection.login, "DATABRICKS_CLIENT_SECRET": secret}
-    assert isinstance(auth, DatabricksAuth)  # noqa: S101 - the endpoint is built that way
     auth.forget()  # of a token that nobody renews, the whole life is needed
     kind, _, value = auth.headers()["Authorization"].partition(" ")
     if kind == "Bearer":

@@ -5,12 +5,21 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from airflow_uc_models.exceptions import ConnectionConfigError
-from airflow_uc_models.hooks.auth import USER_AGENT, DatabricksAuth, mlflow_auth, unity_catalog_auth
+from airflow_uc_models.hooks.auth import (
+    USER_AGENT,
+    DatabricksAuth,
+    databricks_variables,
+    mlflow_auth,
+    mlflow_variables,
+    unity_catalog_auth,
+    unity_catalog_variables,
+)
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.mlflow_rest import UNITY_CATALOG, UNITY_CATALOG_PREFIX, MlflowRestRegistry
@@ -29,6 +38,20 @@ _TRUE, _FALSE = {"true", "1", "yes", ""}, {"false", "0", "no"}
 
 
 @dataclass(frozen=True)
+class MlflowSettings:
+    """What mlflow is told, to work on the same server.
+
+    :param registry_uri: where registered models are
+    :param tracking_uri: where runs and logged models are; None where the server has none
+    :param variables: returns the environment variables with the credentials, as they are now
+    """
+
+    registry_uri: str
+    tracking_uri: str | None
+    variables: Callable[[], dict[str, str]] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """A registry and the way to it.
 
@@ -38,7 +61,8 @@ class Endpoint:
     :param web_url: where people's browsers reach its pages
     :param page: from that address, a model's name and a version to the page of the version, or of the model
     :param connection: login, password and host, for those who must hand them to mlflow
-    :param extra: the connection's extra, read once
+    :param mlflow: what mlflow is told
+    :param ca_bundle: path of the certificates that are trusted instead of the usual ones
     """
 
     conn_id: str
@@ -46,7 +70,8 @@ class Endpoint:
     transport: Transport
     web_url: str
     connection: Connection = field(repr=False)
-    extra: Mapping[str, Any] = field(repr=False)
+    mlflow: MlflowSettings
+    ca_bundle: str | None
     page: Callable[[str, str, int | None], str] = field(repr=False)
 
     @property
@@ -75,20 +100,57 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
     return build(connection, extra)
 
 
-def _mlflow(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
-    registry = MlflowRestRegistry()
-    base_url = _base_url(connection)
+def _endpoint(
+    connection: Connection,
+    extra: Mapping[str, Any],
+    registry: Registry,
+    base_url: str,
+    *,
+    mlflow: MlflowSettings,
+    page: Callable[[str, str, int | None], str],
+    web_url: str | None = None,
+    **options: Any,
+) -> Endpoint:
+    """Put together what endpoints of all kinds have.
+
+    :param web_url: where its pages are unless the connection says so; its address, if not given
+    :param options: what else the transport of this kind is told
+    """
+    conn_id = connection.conn_id
+    trust = _trust(conn_id, extra, base_url)
+    usual = {"hint": f"Is the server running, and are host and port of connection {conn_id!r} right?"}
     transport = Transport(
         base_url=base_url,
-        auth=mlflow_auth(connection, extra),
-        verify=_verify(connection.conn_id, extra, base_url),
-        timeout=_seconds(connection.conn_id, extra, "timeout", 30.0, least=0.001),
-        max_retry_seconds=_seconds(connection.conn_id, extra, "max_retry_seconds", 60.0),
+        verify=trust if isinstance(trust, bool) else _certificates(conn_id, trust),
+        timeout=_seconds(conn_id, extra, "timeout", 30.0, least=0.001),
+        max_retry_seconds=_seconds(conn_id, extra, "max_retry_seconds", 60.0),
         label=registry.capabilities.label,
-        hint=f"Is the server running, and are host and port of connection {connection.conn_id!r} right?",
+        **{**usual, **options},
     )
-    web_url = str(extra.get("web_url") or base_url).rstrip("/")
-    return Endpoint(connection.conn_id, registry, transport, web_url, connection, extra, _mlflow_page)
+    return Endpoint(
+        conn_id=conn_id,
+        registry=registry,
+        transport=transport,
+        web_url=str(extra.get("web_url") or (base_url if web_url is None else web_url)).rstrip("/"),
+        connection=connection,
+        mlflow=mlflow,
+        ca_bundle=None if isinstance(trust, bool) else trust,
+        page=page,
+    )
+
+
+def _mlflow(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
+    base_url = _base_url(connection)
+    trust = _trust(connection.conn_id, extra, base_url)
+    return _endpoint(
+        connection,
+        extra,
+        MlflowRestRegistry(),
+        base_url,
+        auth=mlflow_auth(connection, extra),
+        mlflow=MlflowSettings(base_url, base_url, partial(mlflow_variables, connection, extra, trust)),
+        page=_mlflow_page,
+    )
 
 
 def _mlflow_page(web_url: str, name: str, version: int | None) -> str:
@@ -104,25 +166,23 @@ def _databricks(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
             f"Connection {conn_id!r}: extra 'registry' is {extra['registry']!r}; of a workspace's registries only "
             "unity_catalog is served. Models of the legacy workspace registry are migrated by mlflow's own copy."
         )
-    registry = MlflowRestRegistry(UNITY_CATALOG_PREFIX, UNITY_CATALOG)
     # The provider takes the scheme from the schema field, which people also use for a default SQL schema.
     scheme = connection.schema if connection.schema in {"http", "https"} else "https"
     base_url = _base_url(connection, host=extra.get("host") or connection.host, scheme=scheme)
     base_url = base_url.removesuffix(urlsplit(base_url).path)  # people paste the address of some page
-    verify = _verify(conn_id, extra, base_url)
-    transport = Transport(
-        base_url=base_url,
-        auth=DatabricksAuth(connection, base_url, verify if isinstance(verify, bool) else str(extra["verify"])),
-        verify=verify,
+    auth = DatabricksAuth(connection, base_url, _trust(conn_id, extra, base_url))
+    return _endpoint(
+        connection,
+        extra,
+        MlflowRestRegistry(UNITY_CATALOG_PREFIX, UNITY_CATALOG),
+        base_url,
+        auth=auth,
+        mlflow=MlflowSettings("databricks-uc", "databricks", partial(databricks_variables, connection, base_url, auth)),
+        page=_catalog_explorer_page,
         proxy=_proxy(conn_id, extra, base_url),
-        timeout=_seconds(conn_id, extra, "timeout", 30.0, least=0.001),
-        max_retry_seconds=_seconds(conn_id, extra, "max_retry_seconds", 60.0),
-        label=registry.capabilities.label,
         hint=f"Is the host of connection {conn_id!r} the workspace's address?",
         headers={"User-Agent": USER_AGENT},
     )
-    web_url = str(extra.get("web_url") or base_url).rstrip("/")
-    return Endpoint(conn_id, registry, transport, web_url, connection, extra, _catalog_explorer_page)
 
 
 def _catalog_explorer_page(web_url: str, name: str, version: int | None) -> str:
@@ -145,21 +205,18 @@ def _proxy(conn_id: str, extra: Mapping[str, Any], base_url: str) -> str | None:
 
 def _unity_catalog(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
     """Read a connection to an open-source Unity Catalog server."""
-    registry = UnityCatalogRestRegistry()
     # People paste the address that the server's other clients want.
     base_url = _base_url(connection).removesuffix(OPEN_SOURCE_PREFIX)
-    transport = Transport(
-        base_url=base_url,
+    return _endpoint(
+        connection,
+        extra,
+        UnityCatalogRestRegistry(),
+        base_url,
         auth=unity_catalog_auth(connection, extra),
-        verify=_verify(connection.conn_id, extra, base_url),
-        timeout=_seconds(connection.conn_id, extra, "timeout", 30.0, least=0.001),
-        max_retry_seconds=_seconds(connection.conn_id, extra, "max_retry_seconds", 60.0),
-        label=registry.capabilities.label,
-        hint=f"Is the server running, and are host and port of connection {connection.conn_id!r} right?",
+        mlflow=MlflowSettings(f"uc:{base_url}", None, partial(unity_catalog_variables, connection, extra)),
+        page=_unity_catalog_page,
+        web_url="",  # the server has no pages of its own; its UI is another process
     )
-    # The server has no pages of its own; its UI is another process.
-    web_url = str(extra.get("web_url") or "").rstrip("/")
-    return Endpoint(connection.conn_id, registry, transport, web_url, connection, extra, _unity_catalog_page)
 
 
 def _unity_catalog_page(web_url: str, name: str, version: int | None) -> str:
@@ -203,7 +260,8 @@ def _base_url(connection: Connection, *, host: str | None = None, scheme: str | 
     return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
 
 
-def _verify(conn_id: str, extra: Mapping[str, Any], base_url: str) -> ssl.SSLContext | bool:
+def _trust(conn_id: str, extra: Mapping[str, Any], base_url: str) -> bool | str:
+    """Return whether certificates are checked; by which, if a CA bundle is named."""
     value = extra.get("verify", True)
     text = str(value if value is not None else "").strip()
     if text.lower() in _FALSE or base_url.startswith("http://"):
@@ -214,11 +272,15 @@ def _verify(conn_id: str, extra: Mapping[str, Any], base_url: str) -> ssl.SSLCon
         raise ConnectionConfigError(
             f"Connection {conn_id!r}: 'verify' is {text!r}, which is neither true, false nor a readable CA bundle."
         )
+    return text
+
+
+def _certificates(conn_id: str, ca_bundle: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=text)
+        return ssl.create_default_context(cafile=ca_bundle)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConnectionConfigError(
-            f"Connection {conn_id!r}: 'verify' is {text!r}, which holds no certificates: {error}."
+            f"Connection {conn_id!r}: 'verify' is {ca_bundle!r}, which holds no certificates: {error}."
         ) from None
 
 

@@ -24,7 +24,6 @@ from airflow_uc_models.exceptions import (
     UnauthenticatedError,
     classify,
 )
-from airflow_uc_models.hooks.auth import databricks_variables, mlflow_variables, unity_catalog_variables
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.answers import is_refused_token
@@ -71,17 +70,13 @@ def mlflow_session(registry_conn_id: str | ModelRegistryHook) -> Generator[str, 
     :param registry_conn_id: the connection, or a hook on it
     """
     hook = registry_conn_id if isinstance(registry_conn_id, ModelRegistryHook) else ModelRegistryHook(registry_conn_id)
-    endpoint = hook.endpoint
-    with mlflow_variables_set(_variables(endpoint)), _globals_restored():
+    settings = hook.endpoint.mlflow
+    with mlflow_variables_set(settings.variables()), _globals_restored():
         import mlflow
 
-        tracking_uri, registry_uri = endpoint.address, endpoint.address
-        if _is_databricks(endpoint):
-            tracking_uri, registry_uri = "databricks", "databricks-uc"
-        elif _is_open_source(endpoint):
-            tracking_uri, registry_uri = mlflow.get_tracking_uri(), f"uc:{endpoint.address}"
+        tracking_uri = settings.tracking_uri or mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(registry_uri)
+        mlflow.set_registry_uri(settings.registry_uri)
         yield tracking_uri
 
 
@@ -118,22 +113,6 @@ def _forget_clients() -> None:
 
 def _is_ours(key: str) -> bool:
     return key.startswith(("MLFLOW_", "DATABRICKS_"))
-
-
-def _is_databricks(endpoint: Endpoint) -> bool:
-    return endpoint.connection.conn_type == "databricks"
-
-
-def _is_open_source(endpoint: Endpoint) -> bool:
-    return endpoint.connection.conn_type == "unity_catalog"
-
-
-def _variables(endpoint: Endpoint) -> dict[str, str]:
-    if _is_databricks(endpoint):
-        return databricks_variables(endpoint.connection, endpoint.address, endpoint.transport.auth)
-    if _is_open_source(endpoint):
-        return unity_catalog_variables(endpoint.connection, endpoint.extra)
-    return mlflow_variables(endpoint.connection, endpoint.extra, endpoint.transport.verify)
 
 
 @contextmanager

@@ -118,8 +118,8 @@ def _variables(hook: ModelRegistryHook) -> dict[str, str]:
     variables: dict[str, str] = {}
     if transport.proxy:
         variables |= {"HTTP_PROXY": transport.proxy, "HTTPS_PROXY": transport.proxy}
-    if not isinstance(transport.verify, bool):
-        variables["REQUESTS_CA_BUNDLE"] = str(hook.endpoint.extra["verify"])
+    if hook.endpoint.ca_bundle:
+        variables["REQUESTS_CA_BUNDLE"] = hook.endpoint.ca_bundle
     return variables
 
 

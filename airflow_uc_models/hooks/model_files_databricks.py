@@ -182,13 +182,12 @@ def _host_creds(endpoint: Endpoint) -> Any:
         def token(self, _: str | None) -> None:
             """Take no fixed one."""
 
-    verify = endpoint.transport.verify
     return HostCreds(
         endpoint.address,
         username=endpoint.connection.login,
         password=endpoint.connection.password,
-        ignore_tls_verification=verify is False and endpoint.address.startswith("https"),
-        server_cert_path=None if isinstance(verify, bool) else str(endpoint.extra["verify"]),
+        ignore_tls_verification=endpoint.transport.verify is False and endpoint.address.startswith("https"),
+        server_cert_path=endpoint.ca_bundle,
     )
 
 

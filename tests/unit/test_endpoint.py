@@ -6,12 +6,12 @@ import json
 import ssl
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 from airflow.sdk import Connection
 
 from airflow_uc_models.exceptions import ConnectionConfigError
-from airflow_uc_models.hooks.auth import mlflow_variables
 from airflow_uc_models.hooks.endpoint import Endpoint, endpoint_of
 
 
@@ -118,11 +118,31 @@ def test_plain_http_costs_no_certificates() -> None:
 
 
 def test_a_ca_bundle_is_used() -> None:
-    import certifi
-
     context = endpoint({"verify": certifi.where()}, host="https://h").transport.verify
     assert isinstance(context, ssl.SSLContext)
     assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_others_get_the_path_of_the_ca_bundle() -> None:
+    where = endpoint({"verify": f" {certifi.where()}\n"}, host="https://h")
+    assert where.ca_bundle == certifi.where()
+    assert where.mlflow.variables() == {"MLFLOW_TRACKING_SERVER_CERT_PATH": certifi.where()}
+    for value in ("true", "false"):
+        assert endpoint({"verify": value}, host="https://h").ca_bundle is None
+    assert endpoint({"verify": certifi.where()}, host="http://h").ca_bundle is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "tracking_uri", "registry_uri"),
+    [
+        ("mlflow", "https://h", "https://h"),
+        ("databricks", "databricks", "databricks-uc"),
+        ("unity_catalog", None, "uc:https://h"),
+    ],
+)
+def test_mlflow_is_told_where_to_go(kind, tracking_uri, registry_uri) -> None:
+    settings = endpoint(conn_type=kind, host="https://h").mlflow
+    assert (settings.tracking_uri, settings.registry_uri) == (tracking_uri, registry_uri)
 
 
 def test_a_ca_bundle_that_is_none_is_told(tmp_path) -> None:
@@ -172,8 +192,7 @@ def test_credentials_are_not_in_the_repr() -> None:
 
 def test_mlflow_gets_the_same_credentials() -> None:
     def variables(extra: dict[str, Any] | None = None, **fields: Any) -> dict[str, str]:
-        where = endpoint(extra, **fields)
-        return mlflow_variables(where.connection, where.extra, where.transport.verify)
+        return endpoint(extra, **fields).mlflow.variables()
 
     assert variables({"token": "t"}, host="https://h") == {"MLFLOW_TRACKING_TOKEN": "t"}
     assert variables(login="me", host="https://h") == {
