@@ -44,12 +44,12 @@ class ModelAssetName:
             raise InvalidNameError(
                 f"{self.registry_conn_id!r} is no connection id; an asset of a model is written {_FORM}."
             )
-        ModelName(self.catalog, self.schema, "any" if self.model is None else self.model)
         if any(mark in str(self) for mark in ("{{", "{%")):
             raise InvalidNameError(
                 f"Asset {str(self)!r} holds a template, which Airflow does not render in assets. Name the model, or "
                 "take an AssetAlias as outlet, which operators of this package fill when they run."
             )
+        ModelName(self.catalog, self.schema, "any" if self.model is None else self.model)
 
     @classmethod
     def of(cls, model_name_or_schema: str | ModelName, registry_conn_id: str = DEFAULT_CONN_ID) -> Self:

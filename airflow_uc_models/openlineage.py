@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_uc_models.assets import ModelAssetName, parse_asset_uri
+from airflow_uc_models.assets import SCHEME, ModelAssetName, parse_asset_uri
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.openlineage.facet import Dataset
@@ -23,15 +23,19 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Dataset:
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
-    name = parse_asset_uri(asset)
-    return Dataset(namespace=_namespace(name), name=name.model_name or name.full_schema)
+    namespace, name = dataset_name(parse_asset_uri(asset))
+    return Dataset(namespace=namespace, name=name)
 
 
-def _namespace(name: ModelAssetName) -> str:
+def dataset_name(name: ModelAssetName) -> tuple[str, str]:
+    """Return namespace and name of what an asset names."""
     from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 
     try:
         endpoint = ModelRegistryHook(name.registry_conn_id).endpoint
-        return f"{_SCHEMES[endpoint.connection.conn_type or '']}://{urlsplit(endpoint.address).netloc}"
+        namespace = f"{_SCHEMES[endpoint.connection.conn_type or '']}://{urlsplit(endpoint.address).netloc}"
     except Exception:  # lineage must not stand in the way of the work
-        return ModelAssetName.of("any.any", name.registry_conn_id).uri.removesuffix("/any/any")
+        return f"{SCHEME}://{name.registry_conn_id}", name.model_name or name.full_schema
+    lower = endpoint.registry.capabilities.lowercase_names
+    said = name.model_name or name.full_schema
+    return namespace, said.lower() if lower else said
