@@ -167,8 +167,9 @@ def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> No
             carefully(partial(send, cloud_credential_info, src_file_path, artifact_file_path), src_file_path)
 
         repository._upload_to_cloud = upload_one  # noqa: SLF001
-        # mlflow asks for the addresses of all files at once, before it uploads the first
-        repository._get_write_credential_infos = partial(again, repository._get_write_credential_infos)  # noqa: SLF001
+    if (addresses := getattr(repository, "_get_write_credential_infos", None)) is not None:
+        # mlflow asks for those of all files at once, before it uploads the first
+        repository._get_write_credential_infos = partial(again, addresses)  # noqa: SLF001
 
 
 def _is_of_transfer(error: BaseException) -> bool:
