@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from support.databricks import connection_json
-from support.faulty import Faulty, faulty_server, faulty_workspace
 from support.models import save_model
 from support.open_source import OpenSourceServer, flavour
 from support.proxy import Proxy
@@ -102,14 +101,3 @@ def uploader(request: pytest.FixtureRequest):
 def tiny_model(tmp_path_factory) -> Path:
     """The folder of a model with a signature."""
     return save_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(params=["MLflow server", "Databricks"])
-def faulty(request) -> Iterator[Faulty]:
-    """Each registry that has aliases and tags, behind a proxy that plays faults."""
-    if request.param == "MLflow server":
-        with faulty_server(request.getfixturevalue("mlflow_server")) as found:
-            yield found
-    else:
-        with faulty_workspace(request.getfixturevalue("workspace")) as found:
-            yield found

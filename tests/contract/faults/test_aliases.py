@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from support.faulty import FAULTS, SOURCE, crash_after, single
-from support.proxy import Proxy
 
 from airflow_uc_models.alias_history import AliasHistory, tag_key
 from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentError, NotFoundError
@@ -25,27 +24,6 @@ REGISTRY = MlflowRestRegistry()
 ALIAS = "Champion"
 HISTORY = tag_key(ALIAS)
 PATHS = {"alias": "/registered-models/alias", "history": "/registered-models/set-tag"}
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch) -> None:
-    """Try again at once; how long is waited is tested with the transport."""
-    monkeypatch.setattr(transport_module, "_backoff", lambda _: 0.0)
-
-
-@pytest.fixture
-def proxy(faulty) -> Proxy:
-    return faulty.proxy
-
-
-@pytest.fixture
-def run(faulty) -> Callable[[Call[Any]], Any]:
-    return faulty.run
-
-
-@pytest.fixture
-def registry(faulty) -> Registry:
-    return faulty.registry
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from support.faulty import FAULTS, SOURCE, crash_after, single
-from support.proxy import Proxy
 
 from airflow_uc_models.entities import READY
 from airflow_uc_models.exceptions import (
@@ -18,8 +17,6 @@ from airflow_uc_models.exceptions import (
     RegistryUnavailableError,
     UnknownEffectError,
 )
-from airflow_uc_models.hooks import transport as transport_module
-from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import (
     TASK_KEY_TAG,
@@ -37,27 +34,6 @@ from airflow_uc_models.registry.registration import (
 
 KEY = task_key("dag", "run", "task", -1, SOURCE)
 VERSIONS, MODELS = "/model-versions/create", "/registered-models/create"
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch) -> None:
-    """Try again at once; how long is waited is tested with the transport."""
-    monkeypatch.setattr(transport_module, "_backoff", lambda _: 0.0)
-
-
-@pytest.fixture
-def proxy(faulty) -> Proxy:
-    return faulty.proxy
-
-
-@pytest.fixture
-def run(faulty) -> Callable[[Call[Any]], Any]:
-    return faulty.run
-
-
-@pytest.fixture
-def registry(faulty) -> Registry:
-    return faulty.registry
 
 
 @pytest.fixture
