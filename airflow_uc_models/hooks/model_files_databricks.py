@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import RegistryError, RegistryUnavailableError
+from airflow_uc_models.hooks import model_files_cloud
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import workspace_auth, workspace_client
@@ -49,7 +50,12 @@ def repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -
     first = credentials()
     if first.get("storage_mode") == "DEFAULT_STORAGE":
         return _presigned(hook.endpoint, version)
-    return _cloud_storage(hook, version, first, credentials)
+    from mlflow.protos.databricks_uc_registry_messages_pb2 import TemporaryCredentials
+
+    location = version.storage_location or hook.run(
+        registry.get_model_version_download_uri(version.name, version.version)
+    )
+    return model_files_cloud.repository(location, TemporaryCredentials, credentials, first=first)
 
 
 def _wants_files_api(hook: ModelRegistryHook, registry: MlflowRestRegistry) -> bool:
@@ -188,26 +194,4 @@ def _host_creds(endpoint: Endpoint) -> Any:
         password=endpoint.connection.password,
         ignore_tls_verification=endpoint.transport.verify is False and endpoint.address.startswith("https"),
         server_cert_path=endpoint.ca_bundle,
-    )
-
-
-def _cloud_storage(
-    hook: ModelRegistryHook, version: ModelVersion, first: dict[str, Any], renewed: Callable[[], dict[str, Any]]
-) -> ArtifactRepository:
-    from mlflow.protos.databricks_uc_registry_messages_pb2 import TemporaryCredentials
-    from mlflow.utils._unity_catalog_utils import get_artifact_repo_from_storage_info
-    from mlflow.utils.proto_json_utils import parse_dict
-
-    def parsed(body: dict[str, Any]) -> TemporaryCredentials:
-        message = TemporaryCredentials()
-        parse_dict(body, message)
-        return message
-
-    location = version.storage_location or hook.run(
-        hook.registry.get_model_version_download_uri(version.name, version.version)
-    )
-    return get_artifact_repo_from_storage_info(
-        storage_location=location,
-        scoped_token=parsed(first),
-        base_credential_refresh_def=lambda: parsed(renewed()),
     )

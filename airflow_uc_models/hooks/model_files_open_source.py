@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import ConnectionConfigError, ModelContentError
+from airflow_uc_models.hooks import model_files_cloud
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.unity_catalog_rest import UnityCatalogRestRegistry
 
@@ -112,20 +113,11 @@ def _cloud_storage(hook: ModelRegistryHook, version: ModelVersion, location: str
         from mlflow.protos.unity_catalog_messages_pb2 import TemporaryCredentials
     except ImportError:  # MLflow before its native client of Unity Catalog
         from mlflow.protos.unity_catalog_oss_messages_pb2 import TemporaryCredentials  # type: ignore[no-redef,import-not-found]
-    from mlflow.utils._unity_catalog_utils import get_artifact_repo_from_storage_info
-    from mlflow.utils.proto_json_utils import parse_dict
 
     registry = hook.registry
     assert isinstance(registry, UnityCatalogRestRegistry)  # noqa: S101 - the caller chose this module by it
 
-    def credentials() -> TemporaryCredentials:
-        message = TemporaryCredentials()
-        parse_dict(hook.run(registry.temporary_credentials(version.name, version.version, write=write)), message)
-        return message
+    def credentials() -> dict[str, Any]:
+        return hook.run(registry.temporary_credentials(version.name, version.version, write=write))
 
-    return get_artifact_repo_from_storage_info(
-        storage_location=location,
-        scoped_token=credentials(),
-        base_credential_refresh_def=credentials,
-        is_oss=True,
-    )
+    return model_files_cloud.repository(location, TemporaryCredentials, credentials, is_oss=True)
