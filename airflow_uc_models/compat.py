@@ -22,11 +22,23 @@ else:
         conf,
     )
 
+if TYPE_CHECKING:
+    from airflow.triggers.shared_stream import SharedStreamProducer
+else:
+    try:
+        from airflow.triggers.shared_stream import SharedStreamProducer
+    except ImportError:
+
+        class SharedStreamProducer:
+            """Before Airflow 3.3 each watcher polls for itself, and nobody makes one of these."""
+
+
 __all__ = [
     "AirflowException",
     "AirflowFailException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
+    "SharedStreamProducer",
     "conf",
     "get_connection_async",
 ]

@@ -7,7 +7,7 @@ named after the same pattern. Nothing here does I/O or knows Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
@@ -57,7 +57,8 @@ class ModelState:
     :param versions: by number
     :param aliases: version by alias; None where they were not read
     :param tags: the model's own tags; None where they were not read
-    :param sequence: how many changes whoever looks has told of this model; no part of what the model is
+    :param sequence: where whoever looks began to count, such as a time; no part of what the model is
+    :param changes: how often each alias and tag was told to have changed since; no part of it either
     """
 
     created_at: int | None = None
@@ -65,6 +66,7 @@ class ModelState:
     aliases: Mapping[str, int] | None = None
     tags: Mapping[str, str] | None = None
     sequence: int = field(default=0, compare=False)
+    changes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain JSON, short however many versions there are."""
@@ -79,6 +81,7 @@ class ModelState:
             "tags": None if self.tags is None else dict(self.tags),
             "version_tags": tags or None,
             "sequence": self.sequence,
+            "changes": dict(self.changes) or None,
         }
         return {key: item for key, item in value.items() if item is not None}
 
@@ -97,6 +100,7 @@ class ModelState:
             aliases=value.get("aliases"),
             tags=value.get("tags"),
             sequence=int(value.get("sequence") or 0),
+            changes=value.get("changes") or {},
         )
 
 
@@ -128,6 +132,13 @@ class ModelEvent:
     from_value: str | None = None
     created_at: int | None = None
     key: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The alias or tag that changed, which may change again; empty for what happens only once."""
+        if self.alias:
+            return f"alias/{self.alias}"
+        return f"tag/{self.version or ''}/{self.tag_key}" if self.tag_key else ""
 
     @property
     def uri(self) -> str:
@@ -162,39 +173,46 @@ def diff_model(name: str, before: ModelState | None, after: ModelState | None) -
     if before is after or before == after:
         return []
     if before is not None and after is not None and not _is_another(before, after):
-        return list(_changes(_Teller(name, after.created_at or before.created_at, before.sequence), before, after))
+        return list(_changes(_Teller(name, after.created_at or before.created_at, before), before, after))
     events: list[ModelEvent] = []
     if before is not None:
-        events += _deletion(_Teller(name, before.created_at, before.sequence), before)
+        events += _deletion(_Teller(name, before.created_at, before), before)
     if after is not None:
-        sequence = before.sequence if before is not None else after.sequence
-        events += _creation(_Teller(name, after.created_at, sequence), after)
+        events += _creation(_Teller(name, after.created_at, ModelState()), after)
     return events
 
 
-def told(before: ModelState | None, after: ModelState) -> ModelState:
+def told(before: ModelState | None, after: ModelState, events: Iterable[ModelEvent]) -> ModelState:
     """Return what is known once the events between two looks are told: the second, completed by the first.
 
     What the second did not read stays as it was. Of a model or version that was told as new, unread tags and aliases
     count as none, so that those it is found to have later are told, too.
+
+    :param events: what was told
     """
     if before is None or _is_another(before, after):
         versions = {n: VersionState(v.status, v.tags or {}) for n, v in after.versions.items()}
         return replace(after, versions=versions, aliases=after.aliases or {}, tags=after.tags or {})
+    changes = dict(before.changes)
+    for event in events:
+        if event.subject:
+            changes[event.subject] = changes.get(event.subject, 0) + 1
     return replace(
         after,
         created_at=after.created_at if after.created_at is not None else before.created_at,
         versions={n: _told_version(before.versions.get(n), v) for n, v in after.versions.items()},
         aliases=before.aliases if after.aliases is None else after.aliases,
         tags=before.tags if after.tags is None else after.tags,
-        sequence=before.sequence + (before != after),
+        sequence=before.sequence,
+        changes=changes,
     )
 
 
 def _told_version(before: VersionState | None, after: VersionState) -> VersionState:
     if after.tags is not None:
         return after
-    return replace(after, tags={} if before is None else before.tags)
+    made_again = before is None or (before.status != after.status and after.status == PENDING_REGISTRATION)
+    return replace(after, tags={} if before is None or made_again else before.tags)
 
 
 def apply(events: list[ModelEvent], state: Mapping[str, ModelState]) -> dict[str, ModelState]:
@@ -217,26 +235,28 @@ class _Teller:
 
     name: str
     created_at: int | None
-    sequence: int
+    before: ModelState
 
     def of_model(self, kind: str) -> ModelEvent:
-        return self._event(kind, f"{self.created_at}")
+        return self._event(kind, "")
 
     def of_version(self, kind: str, version: int) -> ModelEvent:
-        # Numbers are not given twice; with the model's creation this holds for a model that was made again, too.
-        return self._event(kind, f"{version}/{self.created_at}", version=version)
+        return self._event(kind, str(version), version=version)
 
     def of_alias(self, kind: str, alias: str, version: int | None, was: int | None) -> ModelEvent:
-        about = f"{alias}/{was}-{version}/{self.sequence}"
-        return self._event(kind, about, version=version, alias=alias, from_version=was)
+        return self._event(kind, f"{was}-{version}", version=version, alias=alias, from_version=was)
 
     def of_tag(self, kind: str, key: str, value: str | None, was: str | None, version: int | None = None) -> ModelEvent:
-        about = f"{version or ''}/{key}/{value}/{self.sequence}"
-        return self._event(kind, about, version=version, tag_key=key, tag_value=value, from_value=was)
+        return self._event(kind, str(value), version=version, tag_key=key, tag_value=value, from_value=was)
 
     def _event(self, kind: str, about: str, **details: Any) -> ModelEvent:
-        key = f"{kind}/{self.name}/{about}"
-        return ModelEvent(kind, self.name, created_at=self.created_at, key=key, **details)
+        event = ModelEvent(kind, self.name, created_at=self.created_at, **details)
+        # A version's number is not given twice; with the model's creation this holds for a model made again, too.
+        parts = [kind, self.name, str(self.created_at), about]
+        if event.subject:
+            count = self.before.changes.get(event.subject, 0)
+            parts += [event.subject, f"{self.before.sequence}.{count}"]
+        return replace(event, key="/".join(parts))
 
 
 def _is_another(before: ModelState, after: ModelState) -> bool:

@@ -24,6 +24,7 @@ class Part(Flag):
     ALIASES = auto()
     MODEL_TAGS = auto()
     VERSION_TAGS = auto()
+    DELETIONS = auto()  # whether versions are gone
     FIRST_TAGS = auto()  # the tags that a version has when it is first seen
 
 
@@ -92,6 +93,8 @@ class Watch:
             parts |= Part.MODEL_TAGS
         if self.kinds & events.VERSION_TAG_KINDS:
             parts |= Part.VERSION_TAGS
+        if events.MODEL_VERSION_DELETED in self.kinds:
+            parts |= Part.DELETIONS
         if self.tags and self.kinds & events.VERSION_KINDS:
             parts |= Part.FIRST_TAGS
         return parts

@@ -44,14 +44,14 @@ class _Known:
     :param newest: the highest version number ever seen
     :param due: when to look at all of it again
     :param turn: up to which version tags were read in turn
-    :param listed_at: when it was created, as lists of models give it
+    :param listed: when it was created and changed, as lists of models give it
     """
 
     state: ModelState | None
     due: float
     newest: int = 0
     turn: int = 0
-    listed_at: int | None = None
+    listed: tuple[int | None, int | None] | None = None
     parts: Part = field(default=Part.VERSIONS)
 
 
@@ -79,11 +79,16 @@ class Poll:
         """Return all models as they were last seen."""
         return {name: known.state for name, known in self._known.items() if known.state is not None}
 
-    def begin(self, watches: Collection[Watch], now: float) -> Call[list[str]]:
+    def knows(self, name: str) -> bool:
+        """Whether a model, or that there is none, has been seen already."""
+        return name in self._known
+
+    def begin(self, watches: Collection[Watch], now: float, remembered: Iterable[str] = ()) -> Call[list[str]]:
         """Begin a round: return the names of the models to look at.
 
         :param watches: what is listened to; of another schema none
         :param now: seconds on a clock that does not jump
+        :param remembered: models that listeners know, which are looked for even where no list has them
         """
         self._gather(watches)
         whole = any(watch.model_name is None for watch in watches)
@@ -97,7 +102,7 @@ class Poll:
         names = set(self._parts)
         if whole:
             there = {name for name, known in self._known.items() if known.state is not None}
-            names |= there | (self._listed or {}).keys() | (self._changed or {}).keys()
+            names |= there | set(remembered) | (self._listed or {}).keys() | (self._changed or {}).keys()
         for name in self._known.keys() - names:
             del self._known[name]
         return sorted(names)
@@ -128,7 +133,7 @@ class Poll:
 
     def _gather(self, watches: Iterable[Watch]) -> None:
         self._whole, self._parts = Part.VERSIONS, {}
-        for watch in (watch for watch in watches if not self.problem(watch)):
+        for watch in (watch for watch in watches if not unsupported(self.registry, watch)):
             if watch.model_name is None:
                 self._whole |= watch.parts
             else:
@@ -136,7 +141,7 @@ class Poll:
 
     def _needs_listing(self, now: float) -> bool:
         """Whether models must be listed: a sweep shows new ones too, once they have a version."""
-        parts = Part.MODEL | Part.ALIASES | Part.MODEL_TAGS
+        parts = Part.MODEL | Part.ALIASES | Part.MODEL_TAGS | Part.DELETIONS
         return self._changed is None or bool(self._whole & parts) or now >= self._list_due
 
     def _sweep(self) -> Call[dict[str, list[ModelVersion]]]:
@@ -166,8 +171,12 @@ class Poll:
         if known.state is None or listed is None:
             return (known.state is None) != (listed is None)
         # Compared with earlier lists only: that they agree with what a model itself tells is nowhere promised.
-        before, known.listed_at = known.listed_at, listed.created_at
-        return before is not None and before != listed.created_at
+        before, known.listed = known.listed, (listed.created_at, listed.updated_at)
+        if before is None:
+            return False
+        # An MLflow server counts a deleted version as a change of the model.
+        moved = before[1] != known.listed[1] and self.registry.capabilities.version_order
+        return before[0] != known.listed[0] or (moved and bool(self._whole & Part.DELETIONS))
 
     # -- one model
 
@@ -312,17 +321,6 @@ class Poll:
         versions = {n: replace(v, tags=tags[n]) if n in tags else v for n, v in state.versions.items()}
         return replace(state, versions=versions) if versions != state.versions else state
 
-    def problem(self, watch: Watch) -> str:
-        """Say why the registry cannot serve a watch; nothing if it can."""
-        try:
-            if watch.parts & Part.ALIASES:
-                self.registry.expect_aliases()
-            if watch.parts & (Part.MODEL_TAGS | Part.VERSION_TAGS | Part.FIRST_TAGS):
-                self.registry.tag_rules()
-        except UnsupportedOperationError as error:
-            return str(error)
-        return ""
-
     @property
     def _lists_tags(self) -> bool:
         return self.registry.capabilities.tag_search
@@ -349,3 +347,15 @@ def _state_of(model: RegisteredModel, parts: Part) -> ModelState:
 
 def _without_version_tags(state: ModelState) -> ModelState:
     return replace(state, versions={n: replace(v, tags=None) for n, v in state.versions.items()})
+
+
+def unsupported(registry: Registry, watch: Watch) -> str:
+    """Say why a registry cannot serve a watch; nothing if it can."""
+    try:
+        if watch.parts & Part.ALIASES:
+            registry.expect_aliases()
+        if watch.parts & (Part.MODEL_TAGS | Part.VERSION_TAGS | Part.FIRST_TAGS):
+            registry.tag_rules()
+    except UnsupportedOperationError as error:
+        return str(error)
+    return ""

@@ -1,4 +1,4 @@
-"""Triggers: what deferred sensors wait with."""
+"""Triggers: what deferred sensors wait with, and what asset watchers listen with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from airflow_uc_models.lazy import lazy_names
 
 if TYPE_CHECKING:
     from airflow_uc_models.triggers.condition import ConditionTrigger
+    from airflow_uc_models.triggers.model_events import ModelEventTrigger
 
-_MODULES = {"ConditionTrigger": "condition"}
-__all__ = ["ConditionTrigger"]
+_MODULES = {"ConditionTrigger": "condition", "ModelEventTrigger": "model_events"}
+__all__ = ["ConditionTrigger", "ModelEventTrigger"]
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -1,0 +1,231 @@
+"""One poll of a schema for all who listen to it in one triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_uc_models.compat import SharedStreamProducer
+from airflow_uc_models.events import ModelState
+from airflow_uc_models.exceptions import RegistryUnavailableError, UCModelsError, UnauthenticatedError
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.transport import AsyncRun
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.poll import Poll, unsupported
+from airflow_uc_models.watches import Watch
+
+if TYPE_CHECKING:
+    from airflow.triggers.shared_stream import AdvanceItem
+
+log = logging.getLogger(__name__)
+
+_CONNECTIONS = 8
+_MAX_BACKOFF_SECONDS = 60.0
+_LEAST_RETRY_SECONDS = 5.0
+_SETTLE_SECONDS = 0.5  # triggers start one after another; they are waited for that long before a round for new ones
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why nothing can be said of a model, or of all."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Problem:
+        """Tell an error; those that this package does not know with their type."""
+        known = isinstance(error, UCModelsError)
+        return cls(type(error).__name__, str(error) if known else f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is known after one round; not what has changed, so that who comes late misses nothing.
+
+    :param number: rises from round to round; given when the round begins
+    :param models: every model that was found, as last seen
+    :param problems: by the name of a model that could not be looked at
+    :param problem: why the round as a whole failed
+    :param registry: what was asked; None before it was reached for the first time
+    """
+
+    number: int
+    models: Mapping[str, ModelState]
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    problem: Problem | None = None
+    registry: Registry | None = None
+
+    def of(self, watch: Watch) -> Watch:
+        """Return a watch with names as the registry stores them."""
+        return watch.lower() if self.registry and self.registry.capabilities.lowercase_names else watch
+
+    def problem_of(self, watch: Watch) -> Problem | None:
+        """Return what keeps a watch, with names as stored, from being served."""
+        if self.problem:
+            return self.problem
+        if self.registry and (reason := unsupported(self.registry, watch)):
+            return Problem("UnsupportedOperationError", reason)
+        return next((problem for name, problem in sorted(self.problems.items()) if watch.covers(name)), None)
+
+
+class Listener(Protocol):
+    """Who takes snapshots."""
+
+    watch: Watch
+
+    def remembered(self) -> Iterable[str]:
+        """Return the models that must be looked for, even where lists do not have them."""
+
+    async def confirm(self, number: int) -> None:
+        """Take note that the events of all snapshots up to this one are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKey:
+    """What watchers must have in common to share a poll."""
+
+    registry_conn_id: str
+    schema: str
+    poll_interval: float
+    reconcile_interval: float
+
+
+class SchemaPoll:
+    """The poll of one schema on one connection, and who listens to it."""
+
+    def __init__(self, key: StreamKey) -> None:
+        self.key = key
+        self.listeners: list[Listener] = []
+        self._poll: Poll | None = None
+        self._number = 0
+        self._joined = asyncio.Event()
+
+    def join(self, listener: Listener) -> int:
+        """Look for what a listener wants, too, and soon; return the number of the first snapshot that shows it."""
+        self.listeners.append(listener)
+        self._joined.set()
+        return self._number + 1
+
+    def leave(self, listener: Listener) -> None:
+        """Look no more for what only this listener wanted."""
+        self.listeners.remove(listener)
+
+    async def confirm(self, number: int) -> None:
+        """Tell every listener that the events of all snapshots up to this one are stored."""
+        for listener in list(self.listeners):
+            try:
+                await listener.confirm(number)
+            except Exception as error:  # the others go on; what is not saved now is with the next ones
+                log.warning("Could not save what was told of %s: %s", listener.watch.schema, error)
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """Look again and again, for ever: a registry that does not answer is a snapshot with a problem."""
+        failures = 0
+        while True:
+            try:
+                async with self._session() as (poll, arun):
+                    async for snapshot in self._rounds(poll, arun):
+                        failures = failures + 1 if snapshot.problem else 0
+                        yield snapshot
+                        if snapshot.problem:
+                            break  # the connection may have been changed meanwhile
+            except Exception as error:  # a trigger that raises is started again every two seconds
+                failures += 1
+                if not isinstance(error, UCModelsError):
+                    log.debug("The poll of %s failed", self.key, exc_info=True)
+                self._number += 1
+                yield self._snapshot(problem=Problem.of(error))
+            backoff = self.key.poll_interval * 2.0 ** min(failures - 1, 10)
+            await asyncio.sleep(min(backoff, max(_MAX_BACKOFF_SECONDS, self.key.poll_interval)))
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncGenerator[tuple[Poll, AsyncRun], None]:
+        """Read the connection, and keep its sockets open for as long as all goes well."""
+        endpoint = await ModelRegistryHook(self.key.registry_conn_id).aendpoint()
+        patience = max(_LEAST_RETRY_SECONDS, self.key.poll_interval)
+        transport = replace(endpoint.transport, max_retry_seconds=min(endpoint.transport.max_retry_seconds, patience))
+        schema = self.key.schema.lower() if endpoint.registry.capabilities.lowercase_names else self.key.schema
+        if self._poll is None or self._poll.registry.capabilities != endpoint.registry.capabilities:
+            self._poll = Poll(endpoint.registry, schema, reconcile_seconds=self.key.reconcile_interval)
+        self._poll.registry = endpoint.registry
+        async with transport.asession(max_connections=_CONNECTIONS) as arun:
+            yield self._poll, arun
+
+    async def _rounds(self, poll: Poll, arun: AsyncRun) -> AsyncIterator[Snapshot]:
+        """Make rounds until one fails; between them, short ones for listeners that have joined."""
+        while True:
+            began = time.monotonic()
+            yield await self._round(poll, arun)
+            while (left := began + self.key.poll_interval - time.monotonic()) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._joined.wait(), left)
+                    await asyncio.sleep(_SETTLE_SECONDS)
+                    yield await self._round(poll, arun, only_new=True)
+
+    async def _round(self, poll: Poll, arun: AsyncRun, *, only_new: bool = False) -> Snapshot:
+        self._joined.clear()
+        self._number += 1
+        lower = poll.registry.capabilities.lowercase_names
+        watches = [listener.watch.lower() if lower else listener.watch for listener in self.listeners]
+        remembered = {name for listener in self.listeners for name in listener.remembered()}
+        problems: dict[str, Problem] = {}
+        failed: list[Exception] = []
+        now = time.monotonic()
+
+        async def look(name: str) -> None:
+            if failed:
+                return  # nor would this one be answered
+            try:
+                await arun(poll.look(name, now))
+            except (RegistryUnavailableError, UnauthenticatedError) as error:
+                failed.append(error)
+            except UCModelsError as error:
+                problems[name] = Problem.of(error)
+
+        try:
+            names = await arun(poll.begin(watches, now, remembered))
+            await asyncio.gather(*(look(name) for name in names if not (only_new and poll.knows(name))))
+        except UCModelsError as error:
+            failed.append(error)
+        return self._snapshot(problems=problems, problem=Problem.of(failed[0]) if failed else None)
+
+    def _snapshot(self, **problems: Any) -> Snapshot:
+        models = self._poll.models() if self._poll else {}
+        return Snapshot(self._number, models, registry=self._poll.registry if self._poll else None, **problems)
+
+
+_polls: dict[StreamKey, SchemaPoll] = {}
+
+
+def shared_poll(key: StreamKey) -> SchemaPoll:
+    """Return the poll of this process for all who have the key in common."""
+    return _polls.setdefault(key, SchemaPoll(key))
+
+
+def abandon(poll: SchemaPoll) -> None:
+    """Forget a poll that nobody listens to any more."""
+    if not poll.listeners and _polls.get(poll.key) is poll:
+        del _polls[poll.key]
+
+
+class SchemaPollProducer(SharedStreamProducer):
+    """Airflow's side of a shared poll: it tells when the events made of a snapshot are stored."""
+
+    def __init__(self, key: StreamKey) -> None:
+        self.key = key
+
+    async def open_stream(self) -> AsyncIterator[tuple[Snapshot, int]]:
+        """Yield snapshots with their numbers."""
+        async for snapshot in shared_poll(self.key).snapshots():
+            yield snapshot, snapshot.number
+
+    async def advance(self, batch: Sequence[AdvanceItem]) -> None:
+        """Let listeners save what they have told, unless one of them failed: which one is not said."""
+        if all(item.outcome.failed == 0 for item in batch):
+            await shared_poll(self.key).confirm(batch[-1].broker_payload)
