@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +17,6 @@ from airflow_uc_models.registry.registration import TASK_KEY_TAG
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.pyfunc import PyFuncModel
-
-log = logging.getLogger(__name__)
 
 MLMODEL = "MLmodel"
 

@@ -62,7 +62,6 @@ class Capabilities:
     :param signature_required: every version must have a signature
     :param uploads: a version is a copy of the files, pushed by the client; else it points to where they are
     :param moves_between_schemas: a rename may change catalog and schema
-    :param max_aliases: aliases per model
     :param unique_versions: no two versions of a model ever get the same number
     """
 
@@ -75,7 +74,6 @@ class Capabilities:
     signature_required: bool
     uploads: bool
     moves_between_schemas: bool
-    max_aliases: int | None = None
     unique_versions: bool = True
 
 

@@ -11,17 +11,15 @@ of MLflow must not open a gate:
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, Run
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_alias
+from airflow_uc_models.registry import wire
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
-# Both in models:/m-<id> and in the path where MLflow and Databricks keep the files of a logged model.
-_LOGGED_MODEL = re.compile(r"(?:^models:|/)/?(m-[0-9a-f]{32})(?=/|$)")
 # A missing model or alias is a first promotion; a missing schema is a slip in the name.
 _NO_SCHEMA = {
     "METASTORE_DOES_NOT_EXIST",
@@ -130,10 +128,10 @@ def _model_id(registry: Registry, version: ModelVersion, run: Run | None) -> Cal
     """Find the logged model: an MLflow server keeps it in the version's source, of which a copy has another."""
     if version.model_id:
         return version.model_id
-    if found := _LOGGED_MODEL.search(version.source or ""):
-        return found.group(1)
+    if found := wire.logged_model_id_of_files(version.source):
+        return found
     if (version.source or "").startswith("models:/"):
         uri = yield from registry.get_model_version_download_uri(version.name, version.version)
-        if found := _LOGGED_MODEL.search(uri):
-            return found.group(1)
+        if found := wire.logged_model_id_of_files(uri):
+            return found
     return run.model_ids[0] if run and len(run.model_ids) == 1 else None

@@ -57,7 +57,6 @@ UNITY_CATALOG = Capabilities(
     signature_required=True,
     uploads=True,
     moves_between_schemas=False,
-    max_aliases=10,
 )
 # MlflowClient's own page sizes (mlflow/store/model_registry/__init__.py)
 _MODEL_PAGE = 100

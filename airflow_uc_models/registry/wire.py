@@ -9,6 +9,9 @@ from typing import Any
 
 from airflow_uc_models.entities import READY, LoggedModel, ModelVersion, RegisteredModel, Run
 
+_LOGGED_MODEL = re.compile(r"models:/(m-[0-9A-Za-z]+)")
+# The folder of one, where MLflow and Databricks keep its files.
+_LOGGED_MODEL_FOLDER = re.compile(r"/(m-[0-9a-f]{32})(?=/|$)")
 _LEAST_MILLIS = 10**11  # 1973; what is less counts seconds, or nothing
 
 
@@ -45,16 +48,6 @@ def catalog_model(item: Mapping[str, Any]) -> RegisteredModel:
 def catalog_models(body: Mapping[str, Any]) -> list[RegisteredModel]:
     """Read one page of models in that form."""
     return [catalog_model(item) for item in body.get("registered_models") or []]
-
-
-def model_version(body: Mapping[str, Any]) -> ModelVersion:
-    """Read ``{"model_version": {...}}``."""
-    return _model_version(body["model_version"])
-
-
-def model_versions(body: Mapping[str, Any]) -> list[ModelVersion]:
-    """Read one page of versions."""
-    return [_model_version(item) for item in body.get("model_versions") or []]
 
 
 def with_logged_model(version: ModelVersion) -> ModelVersion:
@@ -106,7 +99,9 @@ def _registered_model(item: Mapping[str, Any]) -> RegisteredModel:
     )
 
 
-def _model_version(item: Mapping[str, Any]) -> ModelVersion:
+def model_version(body: Mapping[str, Any]) -> ModelVersion:
+    """Read ``{"model_version": {...}}``."""
+    item = body["model_version"]
     return ModelVersion(
         name=item["name"],
         version=int(item["version"]),
@@ -127,8 +122,14 @@ def _model_version(item: Mapping[str, Any]) -> ModelVersion:
 
 def logged_model_id(source: str | None) -> str | None:
     """Return the id of the logged model that a source names."""
-    found = re.fullmatch(r"models:/(m-[0-9A-Za-z]+)", source or "")
+    found = _LOGGED_MODEL.fullmatch(source or "")
     return found.group(1) if found else None
+
+
+def logged_model_id_of_files(uri: str | None) -> str | None:
+    """Return the id of the logged model that a source names, or to which a place of files belongs."""
+    found = _LOGGED_MODEL_FOLDER.search(uri or "")
+    return found.group(1) if found else logged_model_id(uri)
 
 
 def _tags(items: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:
