@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SCHEME = "uc-model"
 DEFAULT_CONN_ID = "databricks_default"
-_FORM = f"{SCHEME}://<connection id>/<catalog>/<schema>[/<model>]"
+# No square brackets: `airflow dags list-import-errors` takes them for markup, and breaks on "[/".
+_FORM = f"{SCHEME}://<connection id>/<catalog>/<schema>/<model>, and a schema of models without the last level"
 
 
 @dataclass(frozen=True, slots=True)

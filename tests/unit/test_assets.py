@@ -86,8 +86,9 @@ def test_letter_case_stays() -> None:
     ],
 )
 def test_a_wrong_uri_is_told_while_the_dag_is_parsed(uri, said) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(said)) as raised:
         Asset(uri)
+    assert "[" not in str(raised.value)  # `airflow dags list-import-errors` takes it for markup
 
 
 @pytest.mark.parametrize("uri", ["databricks://host/prod/ml_team/fraud", "prod.ml_team.fraud"])
@@ -149,6 +150,9 @@ def test_the_factory() -> None:
     assert create_asset(**parts, extra={"a": 1}) == model_asset("prod.ml_team", "mlflow", extra={"a": 1})
 
 
+AIRFLOWS = ("provider_info",)  # Airflow 3.1 reads it while it parses
+
+
 def test_a_dag_file_with_assets_costs_little() -> None:
     code = (
         "import sys; from airflow.sdk import DAG; before = set(sys.modules)\n"
@@ -159,7 +163,7 @@ def test_a_dag_file_with_assets_costs_little() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     added = done.stdout.splitlines()[-1].split()
     ours = {name for name in added if name.startswith("airflow_uc_models.")}
-    assert ours == {f"airflow_uc_models.{name}" for name in ("assets", "exceptions", "names", "openlineage")}
+    assert ours <= {f"airflow_uc_models.{name}" for name in ("assets", "exceptions", "names", "openlineage", *AIRFLOWS)}
     assert not {name.partition(".")[0] for name in added} & {"httpx", "mlflow", "databricks", "pandas"}
 
 
