@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SearchModelVersionsOperator,
         UpdateModelVersionOperator,
     )
+    from airflow_uc_models.operators.pending import MarkModelVersionsHandledOperator, PendingModelVersionsOperator
     from airflow_uc_models.operators.registered_model import (
         CreateRegisteredModelOperator,
         DeleteRegisteredModelOperator,
@@ -51,6 +52,8 @@ _MODULES = {
     "DownloadModelVersionOperator": "model_version",
     "GetModelVersionOperator": "model_version",
     "GetRegisteredModelOperator": "registered_model",
+    "MarkModelVersionsHandledOperator": "pending",
+    "PendingModelVersionsOperator": "pending",
     "RegisterModelOperator": "model_version",
     "RenameRegisteredModelOperator": "registered_model",
     "RollbackRegisteredModelAliasOperator": "alias",
@@ -76,6 +79,8 @@ __all__ = [
     "DownloadModelVersionOperator",
     "GetModelVersionOperator",
     "GetRegisteredModelOperator",
+    "MarkModelVersionsHandledOperator",
+    "PendingModelVersionsOperator",
     "RegisterModelOperator",
     "RenameRegisteredModelOperator",
     "RollbackRegisteredModelAliasOperator",

@@ -22,6 +22,8 @@ OPERATORS = {
     "DownloadModelVersionOperator",
     "GetModelVersionOperator",
     "GetRegisteredModelOperator",
+    "MarkModelVersionsHandledOperator",
+    "PendingModelVersionsOperator",
     "RegisterModelOperator",
     "RenameRegisteredModelOperator",
     "RollbackRegisteredModelAliasOperator",
