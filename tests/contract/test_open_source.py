@@ -22,7 +22,9 @@ from airflow_uc_models.exceptions import (
     UnauthenticatedError,
     UnsupportedOperationError,
 )
+from airflow_uc_models.hooks import model_files_open_source
 from airflow_uc_models.hooks.auth import BearerAuth
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry import comments, shared_numbers
 from airflow_uc_models.registry.aliases import delete_alias, move_alias, rollback_alias
@@ -399,3 +401,21 @@ def test_credentials_for_cloud_storage_are_as_mlflow_reads_them() -> None:
         body = {"catalog_name": catalog, "schema_name": schema, "model_name": model, "version": 1}
         operations = ("READ_MODEL_VERSION", "READ_WRITE_MODEL_VERSION")
         assert [r.body for r in proxy.take()] == [{**body, "operation": operation} for operation in operations]
+
+
+def test_credentials_of_a_cloud_make_mlflows_own_repository(monkeypatch) -> None:
+    seen = {}
+
+    def repository(**given):
+        seen.update(given, again=given["base_credential_refresh_def"]())
+
+    monkeypatch.setattr("mlflow.utils._unity_catalog_utils.get_artifact_repo_from_storage_info", repository)
+    with flavour("s3://bucket/root") as server:
+        monkeypatch.setenv("AIRFLOW_CONN_CLOUD", server.connection_json())
+        hook = ModelRegistryHook("cloud")
+        version = hook.run(hook.registry.get_model_version(server.make(server.new_name(), ("one",)), 1))
+        model_files_open_source.repository(hook, version, write=False)
+    assert seen["storage_location"] == version.storage_location
+    assert seen["is_oss"]
+    for credentials in (seen["scoped_token"], seen["again"]):
+        assert credentials.aws_temp_credentials.session_token == "emulated"
