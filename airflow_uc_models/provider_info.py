@@ -66,7 +66,7 @@ CONNECTION_TYPES: list[dict[str, Any]] = [
 
 
 OPERATORS = ("alias", "inference", "model_version", "registered_model", "tag", "validation")
-SENSORS = ("model_version",)
+SENSORS = ("alias", "model_version", "registered_model")
 TRIGGERS = ("condition",)
 
 

@@ -80,6 +80,9 @@ ROWS = (
     Row("BranchOnModelValidationOperator", "the champion is of another model", _VALIDATE),
     Row("BatchInferenceOperator", "", _READ),
     Row("ModelVersionSensor", "", _READ),
+    Row("ModelVersionTagSensor", "", _READ),
+    Row("RegisteredModelAliasSensor", "", _READ),
+    Row("RegisteredModelSensor", "", _READ),
 )
 
 _HEAD = """\
@@ -113,7 +116,8 @@ What may stand in for what:
 * SearchRegisteredModelsOperator lists the models that the principal may read, or owns or manages.
 * Without MANAGE or ownership, a register or copy whose upload failed cannot delete the version that it began. It stays
   PENDING_REGISTRATION, which no alias, sensor or serving takes, until someone who may deletes it; the task says so.
-* The sensor needs the same in the triggerer, which reads the same connection.
+* Sensors need the same in the triggerer, which reads the same connection. RegisteredModelSensor with `schema` does not
+  see models that the principal may not read.
 * Metrics for validation come from runs: the principal needs CAN READ on their experiment in the workspace, too.
 * Grants of CREATE MODEL VERSION, EXECUTE and the like on a model are made on a FUNCTION:
   `GRANT EXECUTE ON FUNCTION prod.ml_team.fraud TO ...`.

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from airflow_uc_models.conditions import Condition, Met, NewModelVersion, Outcome, Waiting
+from airflow_uc_models.conditions import (
+    AliasedModelVersion,
+    Condition,
+    Met,
+    NewModelVersion,
+    NewRegisteredModel,
+    Outcome,
+    TaggedModelVersion,
+    Waiting,
+)
 from airflow_uc_models.entities import ModelVersion, RegisteredModel
 from airflow_uc_models.exceptions import NotFoundError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.facts import _NO_SCHEMA
 from airflow_uc_models.registry.registration import versions_of
 
 
@@ -19,7 +30,16 @@ def evaluate(registry: Registry, condition: Condition) -> Call[Outcome]:
     """
     if isinstance(condition, NewModelVersion):
         return (yield from _new_model_version(registry, condition))
+    if isinstance(condition, TaggedModelVersion):
+        return (yield from _tagged_model_version(registry, condition))
+    if isinstance(condition, AliasedModelVersion):
+        return (yield from _aliased_model_version(registry, condition))
+    if isinstance(condition, NewRegisteredModel):
+        return (yield from _new_registered_model(registry, condition))
     raise TypeError(f"No facts are known for {type(condition).__name__}")
+
+
+# -- a new version
 
 
 def _new_model_version(registry: Registry, condition: NewModelVersion) -> Call[Outcome]:
@@ -28,17 +48,16 @@ def _new_model_version(registry: Registry, condition: NewModelVersion) -> Call[O
     if condition.tags:
         registry.tag_rules()
     # Search answers with an empty list where the model is missing, so the model itself is asked for.
-    try:
-        model = yield from registry.get_registered_model(condition.model_name)
-    except NotFoundError:
+    model = yield from _model(registry, condition.model_name)
+    if model is None:
         return condition.decide(None, [], time.time())
     versions = yield from _candidates(registry, condition, model)
     outcome = condition.decide(model, versions, time.time())
     if not isinstance(outcome, Met):
         return outcome
     # Search results lack aliases, and tags in Unity Catalog.
-    version = yield from _read(registry, condition.model_name, outcome.version.version)
-    return Met(version) if version else Waiting(f"{outcome.version.uri} has just been deleted.")
+    version = yield from _version(registry, condition.model_name, outcome.version.version)
+    return Met(version) if version else _deleted(outcome)
 
 
 def _candidates(registry: Registry, condition: NewModelVersion, model: RegisteredModel) -> Call[list[ModelVersion]]:
@@ -57,15 +76,89 @@ def _candidates(registry: Registry, condition: NewModelVersion, model: Registere
 def _read_all(registry: Registry, condition: NewModelVersion, numbers: list[int]) -> Call[list[ModelVersion]]:
     versions = []
     for number in numbers:
-        version = yield from _read(registry, condition.model_name, number)
+        version = yield from _version(registry, condition.model_name, number)
         if version is not None:
             versions.append(version)
     return versions
 
 
-def _read(registry: Registry, name: str, number: int) -> Call[ModelVersion | None]:
-    """Return a version, or None if it was deleted since it was listed."""
+# -- a tag
+
+
+def _tagged_model_version(registry: Registry, condition: TaggedModelVersion) -> Call[Outcome]:
+    rules = registry.tag_rules()
+    rules.check_key(condition.tag)
+    for value in (*(condition.values or ()), *condition.failed_values):
+        rules.check({condition.tag: value})
+    number = condition.version
+    if condition.alias is not None:
+        registry.expect_aliases()
+        # Registries disagree on the answer for an alias that does not exist; the alias map does not.
+        model = yield from _model(registry, condition.model_name)
+        number = model.aliases.get(condition.alias) if model else None
+    if number is None:
+        return condition.decide(None)
+    version = yield from _version(registry, condition.model_name, number)
+    if version is None and condition.alias is not None:
+        return Waiting(f"Version {number} of {condition.model_name} has just been deleted.")
+    return condition.decide(version)
+
+
+# -- an alias
+
+
+def _aliased_model_version(registry: Registry, condition: AliasedModelVersion) -> Call[Outcome]:
+    if not registry.capabilities.aliases:
+        raise registry.unsupported("aliases", "Wait for new versions with ModelVersionSensor.")
+    model = yield from _model(registry, condition.model_name)
+    number = condition.target(model) if model else None
+    # A version that was deleted meanwhile takes its aliases with it, which the next look finds.
+    version = None if number is None else (yield from _version(registry, condition.model_name, number))
+    return condition.decide(model, version)
+
+
+# -- a registered model
+
+
+def _new_registered_model(registry: Registry, condition: NewRegisteredModel) -> Call[Outcome]:
+    if condition.model_name is not None:
+        try:
+            model = yield from registry.get_registered_model(condition.model_name)
+        except NotFoundError as error:
+            return condition.decide(None if error.error_code in _NO_SCHEMA else [])
+        return condition.decide([model])
+    try:
+        models = yield from registry.search_registered_models(schema=condition.schema)
+    except NotFoundError:
+        return condition.decide(None)
+    outcome = condition.decide(models)
+    if not isinstance(outcome, Met):
+        return outcome
+    # Search results lack aliases, and tags in Unity Catalog. The time stays the one that the next look compares with.
+    listed = outcome.entity
+    found = yield from _model(registry, listed.name)
+    return Met(replace(found, created_at=listed.created_at)) if found else _deleted(outcome)
+
+
+# -- the parts
+
+
+def _model(registry: Registry, name: str) -> Call[RegisteredModel | None]:
+    """Return a model, or None if there is none."""
+    try:
+        return (yield from registry.get_registered_model(name))
+    except NotFoundError:
+        return None
+
+
+def _version(registry: Registry, name: str, number: int) -> Call[ModelVersion | None]:
+    """Return a version, or None if there is none."""
     try:
         return (yield from registry.get_model_version(name, number))
     except NotFoundError:
         return None
+
+
+def _deleted(outcome: Met) -> Waiting:
+    """Say that what was listed is gone."""
+    return Waiting(f"{outcome.entity.uri} has just been deleted.")

@@ -79,8 +79,8 @@ class RegistrySensor(BaseSensorOperator):
         """Return what to wait for; asked once per execution."""
         raise NotImplementedError
 
-    def remember(self, context: Context, name: str, version: int) -> None:
-        """Take note that the wait ended on this version, whether it is READY or has failed."""
+    def remember(self, context: Context, found: dict[str, Any]) -> None:
+        """Take note that the wait ended on this version or model, given as for XCom; a version may have failed."""
 
     def execute(self, context: Context) -> Any:
         """Wait; what was waited for goes to XCom."""
@@ -98,7 +98,8 @@ class RegistrySensor(BaseSensorOperator):
         with fail_without_retry():
             if self._condition is None:
                 self._condition = self.condition(context)
-                self._link_to(context, self._condition.model_name)
+                if self._condition.model_name is not None:
+                    self._link_to(context, self._condition.model_name)
             outcome = self._look(self._condition)
         if not isinstance(outcome, Waiting):
             return PokeReturnValue(True, self._end(context, outcome.to_event()))
@@ -141,14 +142,14 @@ class RegistrySensor(BaseSensorOperator):
         """Return what goes to XCom, or raise: the same for a poke and for a trigger's event."""
         if event["outcome"] == "timeout":
             raise AirflowSensorTimeout(event["message"])
-        version = event["version"]
-        if version is not None:
-            self._link_to(context, version["name"], version["version"])
-            self.remember(context, version["name"], version["version"])
+        found: Any = event.get("version") or event.get("model")
+        if found is not None:
+            self._link_to(context, found["name"], found.get("version"))
+            self.remember(context, found)
         if event["outcome"] == "failed":
             raise AirflowFailException(event["message"])
-        self.log.info("Version %s of %s is what was waited for", version["version"], version["name"])
-        return publish(context, version)
+        self.log.info("%s is what was waited for", found["uri"])
+        return publish(context, found)
 
     def _link_to(self, context: Context, name: str, version: int | None = None) -> None:
         store_link(context, self.hook.endpoint.model_version_url(name, version))

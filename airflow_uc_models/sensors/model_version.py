@@ -1,21 +1,19 @@
-"""Sensors for model versions."""
+"""Sensors for model versions: a new one, and one that carries a tag."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.conditions import NewModelVersion
+from airflow_uc_models.conditions import NewModelVersion, TaggedModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, InvalidNameError
-from airflow_uc_models.names import parse_alias, parse_version
+from airflow_uc_models.names import ModelRef, parse_alias, parse_version
 from airflow_uc_models.registry.base import str_tags
 from airflow_uc_models.sensors.base import RegistrySensor
+from airflow_uc_models.sensors.handled import Handled
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
-
-_BASELINE = "after_version"
 
 
 class ModelVersionSensor(RegistrySensor):
@@ -81,9 +79,10 @@ class ModelVersionSensor(RegistrySensor):
     def condition(self, context: Context) -> NewModelVersion:
         """Wait for a version newer than what was handled last."""
         name = self.hook.registry.normalize(self.model_name)
-        tags, alias, after = self.tags, self.alias, _parse_after(self.after_version)
+        tags, alias, after = self.tags, self.alias, parse_baseline("after_version", self.after_version)
         if after is None:
-            after = self._baseline(context, name)
+            last = self._handled(context, name).last(_version_of, hold=self.reschedule)
+            after = _version_of(last) if last else None
         return NewModelVersion(
             model_name=name,
             after_version=after,
@@ -92,51 +91,116 @@ class ModelVersionSensor(RegistrySensor):
             missing_ok=self.missing_ok,
         )
 
-    def remember(self, context: Context, name: str, version: int) -> None:
+    def remember(self, context: Context, found: dict[str, Any]) -> None:
         """Keep the version as handled, for later Dag runs."""
-        dated = context["dag_run"].logical_date is not None
-        context["ti"].xcom_push(key=self._key(name, dated), value={"name": name, "version": version})
+        name = found["name"]
+        self._handled(context, name).keep({"name": name, "version": found["version"]})
 
-    def _baseline(self, context: Context, name: str) -> int | None:
-        """Return the last version handled, held fast while a try is rescheduled."""
-        store = context.get("task_state_store") if self.reschedule else None
-        if store is None:
-            return self._last_handled(context, name)
-        try_number = context["ti"].try_number
-        kept = store.get(_BASELINE)
-        if not isinstance(kept, dict) or kept.get("try_number") != try_number:
-            kept = {"try_number": try_number, "version": self._last_handled(context, name)}
-            store.set(_BASELINE, kept)
-        version = kept["version"]
-        return version if isinstance(version, int) else None
-
-    def _last_handled(self, context: Context, name: str) -> int | None:
-        """Return the last version that this task handled in an earlier Dag run, or None.
-
-        Airflow gives the XCom of one earlier run, and sorts runs without a logical date before all others or after
-        all others, depending on the database. So each kind has a key of its own, and the later version counts.
-        The map index must be named, or the values of all runs come back in no order.
-        """
-        ti = context["ti"]
-        map_index = -1 if ti.map_index is None else ti.map_index
-        handled = []
-        for dated in (True, False):
-            kept = ti.xcom_pull(key=self._key(name, dated), include_prior_dates=True, map_indexes=map_index)
-            if kept is not None:
-                handled.append(int(kept["version"]))
-        return max(handled, default=None)
-
-    def _key(self, name: str, dated: bool) -> str:
-        """Return the XCom key; hashed because a model name may hold what a URL may not."""
-        digest = hashlib.sha256(f"{self.registry_conn_id}\x1f{name}".encode()).hexdigest()[:16]
-        return f"handled_version_{digest}" if dated else f"handled_version_{digest}_undated"
+    def _handled(self, context: Context, name: str) -> Handled:
+        return Handled(context, "version", (self.registry_conn_id, name))
 
 
-def _parse_after(value: int | str | None) -> int | None:
-    """Return ``after_version`` as a number; what a template left empty is None."""
+def _version_of(kept: dict[str, Any]) -> int:
+    return int(kept["version"])
+
+
+class ModelVersionTagSensor(RegistrySensor):
+    """Wait until a model version carries a tag, such as one that says it is approved, and return the version.
+
+    The version must be READY, too: one in PENDING_REGISTRATION is waited for, one in FAILED_REGISTRATION fails the
+    task at once. With ``alias`` it is the version that the alias points to at the moment of each look: where the
+    alias moves during the wait, the wait goes on for the other version.
+
+    Values are compared as they are, letter case included. The approval task of a Databricks deployment job looks
+    for a tag with the task's name and the value ``Approved``; ``value=["approved", "Approved"]`` takes both.
+
+    XCom: the version's dict: ``name``, ``version``, ``uri``, ``status``, ``aliases``, ``tags``, ``run_id``,
+    ``source`` and more.
+
+    Raises: a missing model, version or alias, unless ``missing_ok``; a tag with ``failed_value``; a missing
+    privilege; a version whose registration failed; a key or value that the registry does not take in tags, before
+    any call.
+
+    Privileges: Unity Catalog: EXECUTE on the model, USE SCHEMA and USE CATALOG. MLflow basic auth: READ.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    :param tag: key of the tag (str, templated)
+    :param value: the value that the tag must have, or a list of which it must have one; None takes any value, also
+        an empty one (str or list of str, templated)
+    :param failed_value: fail at once when the tag has this value, or one of this list, such as ``rejected`` (str or
+        list of str, templated)
+    :param missing_ok: wait for the model, the version and the alias, too, if there is none (bool)
+    """
+
+    template_fields: Sequence[str] = (
+        *RegistrySensor.template_fields,
+        "model_name",
+        "version",
+        "alias",
+        "tag",
+        "value",
+        "failed_value",
+    )
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        tag: str,
+        version: int | str | None = None,
+        alias: str | None = None,
+        value: str | Sequence[str] | None = None,
+        failed_value: str | Sequence[str] | None = None,
+        missing_ok: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_name = model_name
+        self.tag = tag
+        self.version = version
+        self.alias = alias
+        self.value = value
+        self.failed_value = failed_value
+        self.missing_ok = missing_ok
+
+    def condition(self, context: Context) -> TaggedModelVersion:  # noqa: ARG002 - one signature for all sensors
+        """Wait for the tag."""
+        name = self.hook.registry.normalize(self.model_name)
+        reference = ModelRef.of(name, version=self.version, alias=self.alias)
+        values, failed = _values("value", self.value), _values("failed_value", self.failed_value) or []
+        if both := sorted(set(values or ()) & set(failed)):
+            raise InvalidArgumentError(f"value and failed_value both name {both[0]!r}; it is one or the other.")
+        return TaggedModelVersion(
+            model_name=name,
+            tag=str(self.tag),
+            version=reference.version,
+            alias=reference.alias,
+            values=values,
+            failed_values=failed,
+            missing_ok=self.missing_ok,
+        )
+
+
+def _values(parameter: str, value: str | Sequence[str] | None) -> list[str] | None:
+    """Return values of a tag as strings, None for any; a list with nothing in it reads as a mistake."""
+    if value is None:
+        return None
+    if isinstance(value, str | int | float):
+        return [str(value)]
+    found = list(value) if isinstance(value, Iterable) and not isinstance(value, Mapping) else []
+    if not found or None in found:
+        raise InvalidArgumentError(f"{parameter} is a string or a list of at least one, not {value!r:.80}.")
+    return [str(item) for item in found]
+
+
+def parse_baseline(parameter: str, value: int | str | None) -> int | None:
+    """Return a version from 0 that another one must exceed; what a template left empty is None."""
     if value in (None, "", "None"):
         return None
     try:
         return 0 if str(value).strip() == "0" else parse_version(value)
     except InvalidNameError:
-        raise InvalidArgumentError(f"after_version is a whole number from 0, not {value!r}.") from None
+        raise InvalidArgumentError(f"{parameter} is a whole number from 0, not {value!r}.") from None

@@ -18,7 +18,8 @@ from airflow_uc_models.registry.watch import evaluate
 class ConditionTrigger(BaseTrigger):
     """Look at a registry until a condition is met, and send one event that says how it ended.
 
-    * ``{"outcome": "met", "version": {...}}``: the version's dict, as it goes to XCom;
+    * ``{"outcome": "met", "version": {...}}``: the version's dict, as it goes to XCom; or ``{"outcome": "met",
+      "model": {...}}``, where a registered model was waited for;
     * ``{"outcome": "failed", "message": ..., "version": {...} or None}``: waiting cannot mend it;
     * ``{"outcome": "timeout", "message": ...}``: the deadline has passed.
 

@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from support.registry import make_versions
 
-from airflow_uc_models.conditions import NewModelVersion
+from airflow_uc_models.conditions import NewModelVersion, NewRegisteredModel
 from airflow_uc_models.triggers import ConditionTrigger
 
 MODEL = "registered-models/get"
@@ -52,6 +52,15 @@ def test_met_sends_one_event_and_ends(connection, mlflow_server, model_name):
     (event,) = asyncio.run(events_of(trigger_on(connection, model_name, after_version=1)))
     assert event["outcome"] == "met"
     assert (event["version"]["name"], event["version"]["version"]) == (model_name, 2)
+    assert json.loads(json.dumps(event)) == event
+
+
+def test_a_model_that_is_there_is_sent_as_one(connection, mlflow_server, model_name):
+    make_versions(mlflow_server, model_name, 0)
+    condition = NewRegisteredModel(model_name=model_name)
+    trigger = ConditionTrigger(condition=condition.to_json(), registry_conn_id=connection, deadline=time.time() + 60)
+    (event,) = asyncio.run(events_of(trigger))
+    assert (event["outcome"], event["model"]["name"], "version" in event) == ("met", model_name, False)
     assert json.loads(json.dumps(event)) == event
 
 

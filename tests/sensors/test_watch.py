@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 from support.registry import make_versions
 
-from airflow_uc_models.conditions import Condition, Met, NewModelVersion, Waiting
+from airflow_uc_models.conditions import (
+    AliasedModelVersion,
+    Condition,
+    Met,
+    NewModelVersion,
+    NewRegisteredModel,
+    TaggedModelVersion,
+    Waiting,
+)
 from airflow_uc_models.exceptions import UnsupportedOperationError
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry.mlflow_rest import MLFLOW_SERVER, MlflowRestRegistry
@@ -33,6 +41,7 @@ def look(proxy):
 
 
 MODEL, SEARCH, GET = "registered-models/get", "model-versions/search", "model-versions/get"
+MODELS = "registered-models/search"
 
 
 @pytest.mark.parametrize("registry", [RICH, POOR], ids=["rich", "poor"])
@@ -64,11 +73,41 @@ def test_tags_are_seen_on_every_registry(look, proxy, mlflow_server, model_name,
     assert calls.count(GET) == (1 if registry is RICH else 4)
 
 
-@pytest.mark.parametrize("options", [{"alias": "Champion"}, {"tags": {"a": "1"}}], ids=str)
-def test_what_a_registry_lacks_is_said_before_any_call(look, proxy, model_name, options):
+@pytest.mark.parametrize(
+    "condition",
+    [
+        NewModelVersion("a.b.c", alias="Champion"),
+        NewModelVersion("a.b.c", tags={"a": "1"}),
+        TaggedModelVersion("a.b.c", "a", version=1),
+        AliasedModelVersion("a.b.c", "Champion"),
+    ],
+    ids=lambda condition: condition.describe(),
+)
+def test_what_a_registry_lacks_is_said_before_any_call(look, proxy, condition):
     with pytest.raises(UnsupportedOperationError):
-        look(NewModelVersion(model_name, **options), BARE)
+        look(condition, BARE)
     assert proxy.requests == []
+
+
+def test_a_look_for_a_tag_alias_or_model_reads_no_more_than_it_must(look, mlflow_server, model_name):
+    client = make_versions(mlflow_server, model_name, 2)
+    client.set_model_version_tag(model_name, "2", "a", "1")
+    client.set_registered_model_alias(model_name, "Champion", "2")
+    for condition, met, calls in [
+        (TaggedModelVersion(model_name, "a", version=2), True, [GET]),
+        (TaggedModelVersion(model_name, "a", version=1), False, [GET]),
+        (TaggedModelVersion(model_name, "a", version=3), False, [GET]),
+        (TaggedModelVersion(model_name, "a", alias="Champion"), True, [MODEL, GET]),
+        (TaggedModelVersion(model_name, "a", alias="Canary"), False, [MODEL]),
+        (AliasedModelVersion(model_name, "Champion"), True, [MODEL, GET]),
+        (AliasedModelVersion(model_name, "Champion", newer_than=2), False, [MODEL]),
+        (NewRegisteredModel(model_name=model_name), True, [MODEL]),
+        (NewRegisteredModel(model_name=f"{model_name}x"), False, [MODEL]),
+        (NewRegisteredModel(schema="no.such"), False, [MODELS]),
+        (NewRegisteredModel(schema="dev.tests"), True, [MODELS, MODEL]),
+    ]:
+        outcome, made = look(condition)
+        assert (isinstance(outcome, Met), made) == (met, calls), condition
 
 
 @pytest.mark.parametrize(("registry", "tags"), [(RICH, None), (POOR, {"a": "1"})], ids=["rich", "poor"])

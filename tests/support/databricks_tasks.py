@@ -1,4 +1,4 @@
-"""Every operator and the sensor, ready to run over a `databricks` connection, and the state that each works on."""
+"""Every operator and sensor, ready to run over a `databricks` connection, and the state that each works on."""
 
 from __future__ import annotations
 
@@ -129,6 +129,9 @@ _OPTIONS: dict[str, Callable[[Scene], dict[str, Any]]] = {
         "output": f"{s.scratch}/out{s.number}.parquet",
     },
     "ModelVersionSensor": _model(after_version=1),
+    "ModelVersionTagSensor": _model(version=2, tag="old", value="1"),
+    "RegisteredModelAliasSensor": _model(alias="Canary"),
+    "RegisteredModelSensor": _model(),
 }
 
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 from airflow.sdk import DAG
 
 from airflow_uc_models.sensors import ModelVersionSensor
 from support.dag_runs import Result
+from support.faulty import Faulty
 
 MODES = {"poke": {"deferrable": False}, "reschedule": {"mode": "reschedule"}, "deferred": {"deferrable": True}}
 SEARCH, MODEL = "model-versions/search", "registered-models/get"
+VERSION, MODELS = "model-versions/get", ("registered-models/search", "unity-catalog/models")
+RETRIES = {"retries": 2, "retry_delay": timedelta(0)}
 
 
-class RecordingSensor(ModelVersionSensor):
-    """Keeps what it raised: Airflow 3.1 does not give that to callbacks."""
+class _Recording:
+    """Keeps what a sensor raised: Airflow 3.1 does not give that to callbacks."""
 
     errors: ClassVar[list[Exception]] = []
 
@@ -41,21 +47,28 @@ class RecordingSensor(ModelVersionSensor):
             raise
 
 
+@cache
+def recording(sensor):
+    """The sensor as one that keeps what it raised."""
+    return type(f"Recording{sensor.__name__}", (_Recording, sensor), {"__module__": __name__})
+
+
 class Sense:
     """Runs a Dag of one sensor, as often as asked."""
 
-    def __init__(self, runner, defaults):
+    def __init__(self, runner, defaults, sensor=ModelVersionSensor):
         self.runner = runner
         self.defaults = defaults
+        self.sensor_class = recording(sensor)
         self.undated = []
-        self.errors = RecordingSensor.errors
+        self.errors = _Recording.errors
         self.errors.clear()
 
     def __call__(self, *, dag=None, **options):
         return self.runner.run(lambda: self.sensor(**options), **(dag or {}))
 
     def sensor(self, **options):
-        return RecordingSensor(task_id="sensor", **{**self.defaults, **options})
+        return self.sensor_class(task_id="sensor", **{**self.defaults, **options})
 
     def at(self, logical_date, run_after=None, **options):
         """Run it for a logical date, which may be None; the same date again clears the run."""
@@ -77,6 +90,46 @@ class Sense:
             for number, run_id in enumerate(self.undated):
                 run = session.query(DagRun).filter_by(dag_id=self.runner.dag_id, run_id=run_id).one()
                 run.logical_date = None if show else datetime(2000, 1, 1 + number, tzinfo=UTC)
+
+
+@dataclass
+class Site:
+    """A registry behind a proxy, reached by sensors through the proxy and by the test past it.
+
+    :param conn_id: a connection that goes through the proxy and leaves retries to the sensor
+    :param set_status: gives a version a status and a message that a test could not bring about otherwise
+    """
+
+    faulty: Faulty
+    conn_id: str
+    set_status: Callable[..., None]
+
+    @property
+    def proxy(self):
+        return self.faulty.proxy
+
+    def do(self, verb, *args, **options) -> Any:
+        """Call a verb of the registry."""
+        return self.faulty.direct(getattr(self.faulty.registry, verb)(*args, **options))
+
+    def add_version(self, name):
+        return self.faulty.direct(self.faulty.ready(name))
+
+    def make(self, name, versions=0):
+        """Register a model with so many READY versions."""
+        self.do("create_registered_model", name)
+        for _ in range(versions):
+            self.add_version(name)
+
+    def set_tag(self, name, version, key, value):
+        self.do("set_model_version_tag", name, version, key, value)
+
+    def set_alias(self, name, alias, version):
+        self.do("set_registered_model_alias", name, alias, version)
+
+    def looks(self, path):
+        """How often sensors asked for this path, from the last time on that somebody wanted to know."""
+        return len([r for r in self.proxy.take() if r.path.endswith(path)])
 
 
 @contextmanager

@@ -36,7 +36,7 @@ OPERATORS = {
     "UpdateRegisteredModelOperator",
     "ValidateModelVersionOperator",
 }
-SENSORS = {"ModelVersionSensor"}
+SENSORS = {"ModelVersionSensor", "ModelVersionTagSensor", "RegisteredModelAliasSensor", "RegisteredModelSensor"}
 TRIGGERS = {"ConditionTrigger"}
 PACKAGES = {"operators": OPERATORS, "sensors": SENSORS, "triggers": TRIGGERS}
 PARAMETER = re.compile(r"^:param (\w+):(.*?)(?=^:param|^\S|\Z)", re.MULTILINE | re.DOTALL)
