@@ -27,6 +27,10 @@ class AirflowApi:
         """Close connections."""
         self._client.close()
 
+    def get(self, path: str, **request: Any) -> Any:
+        """Return what Airflow answers to a question that has no method of its own here."""
+        return self._answer("GET", path, **request)
+
     def dag_ids(self) -> set[str]:
         """Return the Dags that Airflow has loaded."""
         return {dag["dag_id"] for dag in self._answer("GET", "/api/v2/dags")["dags"]}

@@ -68,6 +68,14 @@ class Processes:
             if (status := process.poll()) is not None:
                 raise DemoError(f"{name} ended with status {status}.\n{self.tail(name)}")
 
+    def kill(self, name: str) -> None:
+        """Kill a process with all that it started, as if its machine had died."""
+        process = self._running.pop(name)
+        for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+
     def log_of(self, name: str) -> Path:
         """Return the file that holds a process's output."""
         return self.logs / f"{name}.log"

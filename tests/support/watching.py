@@ -1,0 +1,94 @@
+"""A running Airflow whose watchers listen to an emulated workspace, and whose triggerer is killed now and then."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from airflow_uc_models.emulator import Emulator
+from airflow_uc_models.events import ModelEvent
+from scripts.demo.home import Home
+from scripts.demo.settings import Ports, airflow_environment, forget_callers_settings
+from scripts.demo.stack import Stack
+
+TRIGGERER = "airflow-triggerer"
+_PAGE = 100
+
+
+class WatchingStack(Stack):
+    """Airflow with Dags of a folder, and a workspace in this process.
+
+    :param dags: the folder
+    :param variables: more variables for Airflow's processes
+    """
+
+    def __init__(self, home: Home, workspace: Emulator, dags: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(home, Ports.free())
+        self.workspace = workspace
+        self.dags = dags
+        self.variables = variables
+
+    def environment(self) -> dict[str, str]:
+        inherited = dict(os.environ)
+        forget_callers_settings(inherited)
+        return {
+            **inherited,
+            **airflow_environment(self.home, self.ports),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
+            # A triggerer that was killed is missed, and its triggers are given to the next one, after this long.
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            **self.variables,
+        }
+
+    def start_triggerer(self) -> None:
+        self.processes.start(TRIGGERER, [sys.executable, "-m", "airflow", "triggerer"], self.environment())
+
+    def kill_triggerer(self) -> None:
+        """Kill -9 of the triggerer and of the process that runs its triggers."""
+        self.processes.kill(TRIGGERER)
+
+    def triggerer_log(self) -> str:
+        """What the triggerer has printed, without colours."""
+        text = self.processes.log_of(TRIGGERER).read_text(errors="replace")
+        return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+    def events(self) -> list[ModelEvent]:
+        """Every asset event there is, oldest first, as the event that a watcher sent.
+
+        Read from the database: Airflow 3.3.2 does not list them while a run that they started is queued.
+        """
+        with closing(sqlite3.connect(f"file:{self.home.airflow}/airflow.db?mode=ro", uri=True, timeout=60)) as database:
+            rows = database.execute("SELECT extra FROM asset_event ORDER BY id").fetchall()
+        return [ModelEvent.from_json(json.loads(extra)["payload"]) for (extra,) in rows]
+
+    def watcher_states(self) -> list[dict[str, Any]]:
+        """What the watchers of all assets say of themselves."""
+        states = []
+        for asset in self.api.get("/api/v2/assets", params={"limit": _PAGE})["assets"]:
+            kept = self.api.get(f"/api/v2/assets/{asset['id']}/state-store")
+            states += [
+                _value(item) for item in kept["asset_state_store"] if item["key"].startswith("uc_models_watcher")
+            ]
+        return states
+
+    def until(self, condition: Callable[[], Any], seconds: float, what: Callable[[], Any] = str) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.processes.check()
+            assert time.monotonic() < deadline, what()
+            time.sleep(0.5)
+
+
+def _value(item: dict[str, Any]) -> Any:
+    value = item["value"]
+    return json.loads(value) if isinstance(value, str) else value
