@@ -108,8 +108,9 @@ def test_a_template_of_native_objects(dag_runner):
 
 
 def test_oldest_first_and_each_once():
-    context = by_assets(watched(FIRST), watched(SECOND), watched(FIRST))
-    assert model_events(context) == [FIRST, SECOND]
+    third = ModelEvent(READY, NAME, 5, key="third")
+    context = by_assets(watched(FIRST), watched(SECOND), watched(FIRST), watched(third))
+    assert model_events(context) == [FIRST, SECOND, third]
     assert model_event(context) == FIRST
 
 
