@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NEVER_SENDABLE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_LARGE_ANSWER = 100_000
 _KEEP_ALIVE_SECONDS = 60.0  # between two polls; a connection that the server has closed by then is not used
 
 
@@ -156,7 +157,10 @@ class Transport:
             except (httpx.HTTPError, _PassingAnswerError) as error:
                 step.throw(self._given_up(error, tries))
             else:
-                step.send(response)
+                if len(response.text) < _LARGE_ANSWER:
+                    step.send(response)
+                else:  # reading thousands of versions takes long enough for others on the loop to notice
+                    await asyncio.to_thread(step.send, response)
         return step.value
 
     def _options(self) -> dict[str, Any]:

@@ -53,6 +53,14 @@ class _Known:
     turn: int = 0
     listed: tuple[int | None, int | None] | None = None
     parts: Part = field(default=Part.VERSIONS)
+    pending: list[int] = field(default_factory=list)
+
+    def take(self, state: ModelState) -> None:
+        """Note what was seen, once: the same object says that nothing has changed."""
+        if state is self.state or state == self.state:
+            return
+        self.state = state
+        self.pending = [n for n, v in state.versions.items() if v.status == PENDING_REGISTRATION]
 
 
 class Poll:
@@ -117,7 +125,7 @@ class Poll:
                 yield from self._deep(name, parts, now)
             return None
         if parts & ~known.parts & (Part.VERSION_TAGS | Part.FIRST_TAGS):
-            known.state = _without_version_tags(known.state)  # they were read for another purpose, and are old
+            known.take(_without_version_tags(known.state))  # they were read for another purpose, and are old
         known.parts = parts
         try:
             state = yield from self._quick(name, known, known.state, parts)
@@ -125,8 +133,7 @@ class Poll:
             state = None
         if state is None:
             return (yield from self._deep(name, parts, now))
-        if state != known.state:
-            known.state = state
+        known.take(state)
         return None
 
     # -- a round as a whole
@@ -202,7 +209,7 @@ class Poll:
         known.newest = max([known.newest, *present])
         if parts & Part.VERSION_TAGS:
             state = yield from self._with_tags(name, known, state)
-        known.state = before_state if before_state == state else state
+        known.take(before_state if before_state == state else state)
         self._known[name] = known
 
     def _quick(self, name: str, known: _Known, state: ModelState, parts: Part) -> Call[ModelState | None]:
@@ -243,8 +250,7 @@ class Poll:
         """Return the state with versions that are new, and with those of whom more was to be expected."""
         found = yield from self._newer(name, known)
         seen = {version.version for version in found}
-        pending = [n for n, v in state.versions.items() if v.status == PENDING_REGISTRATION and n not in seen]
-        for number in pending[-_FEW_VERSIONS:]:
+        for number in [number for number in known.pending if number not in seen][-_FEW_VERSIONS:]:
             version = yield from self._get(name, number)
             if version is None:
                 state = replace(state, versions={n: v for n, v in state.versions.items() if n != number})
@@ -263,6 +269,8 @@ class Poll:
         with_tags: bool,
         whole: bool = False,
     ) -> Call[ModelState]:
+        if not found and not whole:
+            return state
         numbers = {version.version for version in found}
         known.newest = max([known.newest, *numbers])
         if whole and state.versions.keys() - numbers:

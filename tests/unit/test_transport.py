@@ -414,3 +414,18 @@ def test_many_calls_on_one_loop_do_not_mix(answers) -> None:
 def test_an_ssl_context_is_taken_as_it_is() -> None:
     context = ssl.create_default_context()
     assert Transport(URL, verify=context)._options()["verify"] is context
+
+
+@pytest.mark.parametrize(("length", "elsewhere"), [(10, False), (200_000, True)])
+def test_a_large_answer_is_not_read_on_the_event_loop(length, elsewhere):
+    readers = []
+
+    def call() -> Call[int]:
+        answer = yield READ
+        readers.append(threading.current_thread())
+        return len(answer.text)
+
+    with respx.mock:
+        respx.get(f"{URL}/thing").respond(text="x" * length)
+        assert asyncio.run(Transport(URL).arun(call())) == length
+    assert (readers[0] is not threading.main_thread()) == elsewhere
