@@ -65,9 +65,9 @@ CONNECTION_TYPES: list[dict[str, Any]] = [
 ]
 
 
-OPERATORS = ("alias", "inference", "model_version", "registered_model", "tag", "validation")
+OPERATORS = ("alias", "inference", "model_version", "pending", "registered_model", "tag", "validation")
 SENSORS = ("alias", "model_version", "registered_model")
-TRIGGERS = ("condition",)
+TRIGGERS = ("condition", "model_events")
 
 
 def get_provider_info() -> dict[str, Any]:

@@ -79,6 +79,7 @@ ROWS = (
     Row("ValidateModelVersionOperator", "the champion is of another model", _VALIDATE),
     Row("BranchOnModelValidationOperator", "the champion is of another model", _VALIDATE),
     Row("BatchInferenceOperator", "", _READ),
+    Row("PendingModelVersionsOperator", "", _READ),
     Row("ModelVersionSensor", "", _READ),
     Row("ModelVersionTagSensor", "", _READ),
     Row("RegisteredModelAliasSensor", "", _READ),
@@ -116,6 +117,7 @@ What may stand in for what:
 * SearchRegisteredModelsOperator lists the models that the principal may read, or owns or manages.
 * Without MANAGE or ownership, a register or copy whose upload failed cannot delete the version that it began. It stays
   PENDING_REGISTRATION, which no alias, sensor or serving takes, until someone who may deletes it; the task says so.
+* MarkModelVersionsHandledOperator has no row: it does not talk to the registry.
 * Sensors need the same in the triggerer, which reads the same connection. RegisteredModelSensor with `schema` does not
   see models that the principal may not read.
 * Metrics for validation come from runs: the principal needs CAN READ on their experiment in the workspace, too.

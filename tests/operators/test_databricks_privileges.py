@@ -74,7 +74,8 @@ def test_the_page_is_up_to_date():
 
 
 def test_the_table_has_every_task():
-    assert {row.task for row in ROWS} == {*operators.__all__, *sensors.__all__}
+    without_registry = {"MarkModelVersionsHandledOperator"}
+    assert {row.task for row in ROWS} == {*operators.__all__, *sensors.__all__} - without_registry
 
 
 @pytest.mark.parametrize("group", GROUPS)

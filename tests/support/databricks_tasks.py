@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
+
 from airflow_uc_models import operators, sensors
 from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.policies import PromotionPolicy
@@ -128,6 +130,7 @@ _OPTIONS: dict[str, Callable[[Scene], dict[str, Any]]] = {
         "input": f"{s.scratch}/in.parquet",
         "output": f"{s.scratch}/out{s.number}.parquet",
     },
+    "PendingModelVersionsOperator": lambda scene: {"scope": scene.names["model"]},
     "ModelVersionSensor": _model(after_version=1),
     "ModelVersionTagSensor": _model(version=2, tag="old", value="1"),
     "RegisteredModelAliasSensor": _model(alias="Canary"),
@@ -166,4 +169,8 @@ def make(
     base = getattr(sensors if task.endswith("Sensor") else operators, task)
     kept = {"errors": errors, "seconds": {} if seconds is None else seconds}
     recording = type(f"Recording{task}", (_Recording, base), kept)
-    return recording(**{**_OPTIONS[task](scene), **options})
+    made = recording(**{**_OPTIONS[task](scene), **options})
+    if isinstance(made, operators.PendingModelVersionsOperator):  # which wants to be followed by one that marks
+        mark = operators.MarkModelVersionsHandledOperator(task_id=f"{made.task_id}_mark", pending=made.output)
+        made >> EmptyOperator(task_id=f"{made.task_id}_work") >> mark
+    return made

@@ -49,7 +49,7 @@ class Consumer(Sense):
             for ti in tis.filter_by(task_id="work"):  # dag.test() clears earlier runs without a logical date
                 ti.state = "success"
             ti = session.get(TaskInstance, result.ti(MARK).id)
-            clear_task_instances([ti], session)
+            clear_task_instances([ti], session, dag_run_state=False)
             ti = session.get(TaskInstance, result.ti(MARK).id)
             ti.state, ti.try_number = "scheduled", ti.try_number + 1
             session.commit()

@@ -42,12 +42,12 @@ def test_oldest_first_then_by_name_and_number():
         version(1, age=1, name="c.s.b"),
         version(10, age=5, name="c.s.b"),
         version(9, age=5, name="c.s.b"),
-        version(3, age=5, name="c.s.a"),
+        version(11, age=5, name="c.s.a"),
         ModelVersion("c.s.z", 1),
     ]
     assert [(v.name[-1], v.version) for v in sorted(versions, key=_age)] == [
         ("z", 1),
-        ("a", 3),
+        ("a", 11),
         ("b", 9),
         ("b", 10),
         ("b", 1),
