@@ -104,7 +104,7 @@ def test_handled_is_no_output(dag_runner, connection, mlflow_server, model_name)
 
 def test_pending_is_of_another_task(dag_runner):
     def define():
-        versions = task(task_id="versions")(list)()
+        versions = task(task_id="versions")(lambda: ["some"])()
         mark_model_versions_handled(versions, task(task_id="work")(lambda _: None)(versions))
 
     fails(dag_runner, define, MARK, "pending is the output of one PendingModelVersionsOperator")
