@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetWatcher
 
 from airflow_uc_models.exceptions import InvalidNameError
 from airflow_uc_models.names import ModelName, parse_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 SCHEME = "uc-model"
 DEFAULT_CONN_ID = "databricks_default"
@@ -108,6 +108,43 @@ def model_asset(
     """
     uri = ModelAssetName.of(model_name_or_schema, registry_conn_id).uri
     return Asset(**{"name": uri, "uri": uri, **asset_options})
+
+
+def watched_model_asset(
+    model_name_or_schema: str | ModelName,
+    registry_conn_id: str = DEFAULT_CONN_ID,
+    *,
+    name: str = "",
+    asset_options: Mapping[str, Any] | None = None,
+    **trigger_options: Any,
+) -> Asset:
+    """Return an asset that gets an event for each thing that happens to a model, or to any model of a schema.
+
+    ::
+
+        with DAG("validate", schedule=[watched_model_asset("prod.ml_team.*")], max_active_runs=1): ...
+
+    Without ``name`` it is ``model_asset`` with a watcher. An asset has one definition in all Dags of an Airflow, so a
+    second watcher of the same model or schema, for other kinds of events, is an asset of its own: give it a ``name``.
+
+    Raises: InvalidNameError or InvalidArgumentError, both ValueErrors, for what cannot be watched.
+
+    :param model_name_or_schema: ``catalog.schema.model``, or ``catalog.schema.*`` for all models of a schema, future
+        ones included (str, not templated)
+    :param registry_conn_id: connection of the registry (str, not templated)
+    :param name: the asset's name, where it is not to be the model's own asset (str)
+    :param asset_options: further arguments of Asset, such as ``group`` or ``extra`` (dict)
+    :param trigger_options: further arguments of ModelEventTrigger, such as ``kinds`` or ``poll_interval``
+    """
+    from airflow_uc_models.triggers.model_events import ModelEventTrigger
+
+    named = ModelAssetName.of(model_name_or_schema, registry_conn_id)
+    watched = named.model_name or f"{named.full_schema}.*"
+    # The trigger knows the name, too: Airflow makes one trigger of two that are alike, and neither asset can then keep
+    # what it was told.
+    trigger = ModelEventTrigger(model_name=watched, registry_conn_id=registry_conn_id, name=name, **trigger_options)
+    options = {**(asset_options or {}), "watchers": [AssetWatcher(name=watched, trigger=trigger)]}
+    return Asset(name=name, **options) if name else model_asset(model_name_or_schema, registry_conn_id, **options)
 
 
 def parse_asset_uri(uri: str | os.PathLike[str]) -> ModelAssetName:

@@ -20,9 +20,11 @@ from airflow_uc_models.assets import (
     is_model_uri,
     model_asset,
     parse_asset_uri,
+    watched_model_asset,
 )
-from airflow_uc_models.exceptions import InvalidNameError
+from airflow_uc_models.exceptions import InvalidArgumentError, InvalidNameError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.names import ModelName
 from airflow_uc_models.openlineage import convert_asset_to_openlineage, dataset_name
 from airflow_uc_models.provider_info import get_provider_info
 
@@ -216,3 +218,53 @@ def test_the_converter_gives_openlineages_dataset(monkeypatch) -> None:
     monkeypatch.setattr(facet, "Dataset", lambda **fields: fields)
     expected = {"namespace": "mlflow://mlflow:5000", "name": "prod.ml_team.Fraud"}
     assert convert_asset_to_openlineage(Asset(FRAUD), None) == expected
+
+
+# -- assets with a watcher
+
+
+def trigger_of(asset: Asset) -> dict:
+    """What Airflow stores of an asset's one watcher; triggers for which it is the same are one."""
+    [watcher] = asset.watchers
+    path, arguments = watcher.trigger.serialize()
+    assert path == "airflow_uc_models.triggers.model_events.ModelEventTrigger"
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "watched"),
+    [
+        ("prod.ml_team.fraud", "prod.ml_team.fraud"),
+        (ModelName("prod", "ml_team", "fraud"), "prod.ml_team.fraud"),
+        ("prod.ml_team.*", "prod.ml_team.*"),
+        ("prod.ml_team", "prod.ml_team.*"),
+    ],
+)
+def test_a_watched_asset_is_the_models_own(name, watched) -> None:
+    asset = watched_model_asset(name, "mlflow", kinds="model_version.failed", poll_interval=5)
+    assert asset == model_asset(name, "mlflow", watchers=asset.watchers)
+    arguments = trigger_of(asset)
+    assert (arguments["model_name"], arguments["registry_conn_id"]) == (watched, "mlflow")
+    assert (arguments["kinds"], arguments["poll_interval"]) == (["model_version.failed"], 5.0)
+
+
+def test_assets_of_different_names_never_share_a_trigger() -> None:
+    own, first, second = (watched_model_asset("prod.ml_team.fraud", "mlflow", name=name) for name in ("", "a", "b"))
+    assert (own.name, first.name, second.name) == ("uc-model://mlflow/prod/ml_team/fraud", "a", "b")
+    assert len({asset.uri for asset in (own, first, second)}) == 3  # Airflow takes one asset for a URI
+    assert trigger_of(own) != trigger_of(first) != trigger_of(second) != trigger_of(own)
+
+
+def test_a_watched_asset_takes_what_assets_take() -> None:
+    for name in ("", "fraud"):
+        asset = watched_model_asset("prod.ml_team.fraud", name=name, asset_options={"group": "ml", "extra": {"a": 1}})
+        assert (asset.group, asset.extra, len(asset.watchers)) == ("ml", {"a": 1}, 1)
+        assert trigger_of(asset)["registry_conn_id"] == DEFAULT_CONN_ID
+
+
+def test_what_cannot_be_watched_is_refused_where_it_is_written() -> None:
+    for wrong in ({"kinds": "model_version.moved"}, {"poll_interval": 0}):
+        with pytest.raises(InvalidArgumentError):
+            watched_model_asset("prod.ml_team.fraud", **wrong)
+    with pytest.raises(InvalidNameError):
+        watched_model_asset("fraud", name="fraud")

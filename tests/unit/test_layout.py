@@ -29,6 +29,7 @@ LAYERS = {
     "hooks": HOOKS,
     "engines": ENGINES,
     "triggers": TRIGGERS,
+    "assets": TRIGGERS,
     "operators": TASKS,
     "sensors": TASKS,
     "openlineage": TASKS,
