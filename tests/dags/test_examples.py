@@ -70,8 +70,10 @@ def run_example(dag_bag, dag_runner, connection, tmp_path):
 
 
 def test_all_load_without_errors(dag_bag):
+    """Those that watchers start have tests of their own."""
     assert dag_bag.import_errors == {}
-    assert set(dag_bag.dags) == set(EDGES)
+    watching = ("example_asset_watcher", "example_webhook_")
+    assert {dag_id for dag_id in dag_bag.dags if not dag_id.startswith(watching)} == set(EDGES)
 
 
 @pytest.mark.parametrize("dag_id", EDGES)
@@ -91,9 +93,9 @@ def test_params_name_every_place(dag_bag, dag_id):
         assert f"params.{name}" in text or f'"{name}"' in text.split("default_args")[1], f"{name} is not used"
 
 
-@pytest.mark.parametrize("dag_id", EDGES)
-def test_doc_slices_are_closed(dag_id):
-    lines = [line.strip() for line in (DAGS / f"{dag_id}.py").read_text().splitlines()]
+@pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
+def test_doc_slices_are_closed(path):
+    lines = [line.strip() for line in path.read_text().splitlines()]
     starts = [line.removeprefix("# [START ") for line in lines if line.startswith("# [START ")]
     ends = [line.removeprefix("# [END ") for line in lines if line.startswith("# [END ")]
     assert starts
