@@ -20,6 +20,6 @@ def from_ranges(text: str) -> set[int]:
     """Return the numbers that ``to_ranges`` wrote; ValueError for text that it did not write."""
     numbers: set[int] = set()
     for part in text.split(",") if text else []:
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
+        first, dash, last = part.partition("-")
+        numbers.update(range(int(first), int(last if dash else first) + 1))
     return numbers

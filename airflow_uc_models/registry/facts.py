@@ -21,7 +21,7 @@ from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
 # A missing model or alias is a first promotion; a missing schema is a slip in the name.
-_NO_SCHEMA = {
+NO_SCHEMA = {
     "METASTORE_DOES_NOT_EXIST",
     "CATALOG_DOES_NOT_EXIST",
     "SCHEMA_DOES_NOT_EXIST",
@@ -54,7 +54,7 @@ def champion_of(registry: Registry, name: str, alias: str) -> Call[ModelVersion 
     try:
         model = yield from registry.get_registered_model(name)
     except NotFoundError as error:
-        if error.error_code in _NO_SCHEMA:
+        if error.error_code in NO_SCHEMA:
             raise
         return None
     if alias in model.aliases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from airflow_uc_models.conditions import (
     AliasedModelVersion,
@@ -19,17 +19,32 @@ from airflow_uc_models.entities import ModelVersion, RegisteredModel
 from airflow_uc_models.exceptions import NotFoundError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.facts import _NO_SCHEMA
+from airflow_uc_models.registry.facts import NO_SCHEMA
+from airflow_uc_models.registry.poll import RECONCILE_SECONDS
 from airflow_uc_models.registry.registration import versions_of
 
 
-def evaluate(registry: Registry, condition: Condition) -> Call[Outcome]:
+@dataclass
+class Looked:
+    """What one wait remembers of its looks, so that the next one need not list every version again.
+
+    :param newest: the highest version number there was
+    :param until: when all versions are listed again: a number that came and went between two looks hides the next one
+    """
+
+    newest: int = 0
+    until: float = 0.0
+
+
+def evaluate(registry: Registry, condition: Condition, looked: Looked | None = None) -> Call[Outcome]:
     """Return how a condition stands now.
 
     What waiting cannot mend is raised (a missing privilege, refused credentials) or comes back as Failed.
+
+    :param looked: the same object at every look of one wait
     """
     if isinstance(condition, NewModelVersion):
-        return (yield from _new_model_version(registry, condition))
+        return (yield from _new_model_version(registry, condition, looked or Looked()))
     if isinstance(condition, TaggedModelVersion):
         return (yield from _tagged_model_version(registry, condition))
     if isinstance(condition, AliasedModelVersion):
@@ -42,7 +57,7 @@ def evaluate(registry: Registry, condition: Condition) -> Call[Outcome]:
 # -- a new version
 
 
-def _new_model_version(registry: Registry, condition: NewModelVersion) -> Call[Outcome]:
+def _new_model_version(registry: Registry, condition: NewModelVersion, looked: Looked) -> Call[Outcome]:
     if condition.alias is not None and not registry.capabilities.aliases:
         raise registry.unsupported("aliases", "Leave out the alias.")
     if condition.tags:
@@ -51,7 +66,7 @@ def _new_model_version(registry: Registry, condition: NewModelVersion) -> Call[O
     model = yield from _model(registry, condition.model_name)
     if model is None:
         return condition.decide(None, [], time.time())
-    versions = yield from _candidates(registry, condition, model)
+    versions = yield from _candidates(registry, condition, model, looked)
     outcome = condition.decide(model, versions, time.time())
     if not isinstance(outcome, Met):
         return outcome
@@ -60,14 +75,22 @@ def _new_model_version(registry: Registry, condition: NewModelVersion) -> Call[O
     return Met(version) if version else _deleted(outcome)
 
 
-def _candidates(registry: Registry, condition: NewModelVersion, model: RegisteredModel) -> Call[list[ModelVersion]]:
+def _candidates(
+    registry: Registry, condition: NewModelVersion, model: RegisteredModel, looked: Looked
+) -> Call[list[ModelVersion]]:
     if condition.alias is not None:
         number = model.aliases.get(condition.alias, 0)
         return (yield from _read_all(registry, condition, [number] if number > condition.after else []))
+    now = time.monotonic()
+    if now < looked.until and (yield from _version(registry, condition.model_name, looked.newest + 1)) is None:
+        return []
     try:
         found = yield from versions_of(registry, condition.model_name, after=condition.after)
     except NotFoundError:
         return []  # deleted since; the next look finds it missing
+    # Where new versions cannot be searched for, the next number is asked for, once there was nothing to wait for.
+    remember = not found and not registry.capabilities.version_order
+    looked.newest, looked.until = condition.after, now + RECONCILE_SECONDS if remember else 0.0
     if condition.tags and not registry.capabilities.tag_search:
         return (yield from _read_all(registry, condition, [v.version for v in found]))
     return found
@@ -125,7 +148,7 @@ def _new_registered_model(registry: Registry, condition: NewRegisteredModel) -> 
         try:
             model = yield from registry.get_registered_model(condition.model_name)
         except NotFoundError as error:
-            return condition.decide(None if error.error_code in _NO_SCHEMA else [])
+            return condition.decide(None if error.error_code in NO_SCHEMA else [])
         return condition.decide([model])
     try:
         models = yield from registry.search_registered_models(schema=condition.schema)

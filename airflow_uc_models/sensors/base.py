@@ -16,7 +16,7 @@ from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.operators.base import fail_without_retry
-from airflow_uc_models.registry.watch import evaluate
+from airflow_uc_models.registry.watch import Looked, evaluate
 from airflow_uc_models.results import publish
 from airflow_uc_models.triggers.condition import ConditionTrigger
 
@@ -64,6 +64,7 @@ class RegistrySensor(BaseSensorOperator):
         )
         self._condition: Condition | None = None
         self._started = 0.0
+        self._looked = Looked()
 
     @property
     def poll_interval(self) -> float:
@@ -84,7 +85,7 @@ class RegistrySensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait; what was waited for goes to XCom."""
-        self._condition, self._started = None, time.time()
+        self._condition, self._started, self._looked = None, time.time(), Looked()
         try:
             return super().execute(context)
         except AirflowSensorTimeout as error:
@@ -116,7 +117,7 @@ class RegistrySensor(BaseSensorOperator):
 
     def _look(self, condition: Condition) -> Outcome:
         try:
-            return self.hook.run(evaluate(self.hook.registry, condition))
+            return self.hook.run(evaluate(self.hook.registry, condition, self._looked))
         except UCModelsError as error:
             if error.permanent:
                 raise

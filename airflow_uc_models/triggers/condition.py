@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_uc_models.conditions import Condition, Waiting, condition_from_json
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.registry.watch import evaluate
+from airflow_uc_models.registry.watch import Looked, evaluate
 
 
 class ConditionTrigger(BaseTrigger):
@@ -67,9 +67,9 @@ class ConditionTrigger(BaseTrigger):
         """Wait, and yield the one event."""
         condition = condition_from_json(self.condition)
         hook = ModelRegistryHook(self.registry_conn_id)
-        interval = self.poll_interval
+        interval, looked = self.poll_interval, Looked()
         while True:
-            event, reason = await self._look(hook, condition)
+            event, reason = await self._look(hook, condition, looked)
             # The last look comes after the deadline, never before it.
             left = None if self.deadline is None else self.deadline - time.time()
             if event is None and left is not None and left <= 0:
@@ -82,11 +82,13 @@ class ConditionTrigger(BaseTrigger):
             if self.max_poll_interval is not None:
                 interval = min(interval * 2, self.max_poll_interval)
 
-    async def _look(self, hook: ModelRegistryHook, condition: Condition) -> tuple[dict[str, Any] | None, str]:
+    async def _look(
+        self, hook: ModelRegistryHook, condition: Condition, looked: Looked
+    ) -> tuple[dict[str, Any] | None, str]:
         """Return the event that ends the wait or None, and why there is none."""
         try:
             endpoint = await hook.aendpoint()
-            outcome = await hook.arun(evaluate(endpoint.registry, condition))
+            outcome = await hook.arun(evaluate(endpoint.registry, condition, looked))
         except UCModelsError as error:
             if error.permanent:
                 return {"outcome": "failed", "message": str(error), "version": None}, ""

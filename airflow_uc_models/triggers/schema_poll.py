@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,11 @@ class StreamKey:
     poll_interval: float
     reconcile_interval: float
 
+    @property
+    def share(self) -> float:
+        """The part of an interval after which the second round is made: polls that start together do not stay so."""
+        return zlib.crc32(repr(self).encode()) % 1000 / 1000
+
 
 class SchemaPoll:
     """The poll of one schema on one connection, and who listens to it."""
@@ -159,10 +165,11 @@ class SchemaPoll:
 
     async def _rounds(self, poll: Poll, arun: AsyncRun) -> AsyncIterator[Snapshot]:
         """Make rounds until one fails; between them, short ones for listeners that have joined."""
+        due = time.monotonic() - self.key.poll_interval * (1 - self.key.share)
         while True:
-            began = time.monotonic()
             yield await self._round(poll, arun)
-            while (left := began + self.key.poll_interval - time.monotonic()) > 0:
+            due = max(due + self.key.poll_interval, time.monotonic())
+            while (left := due - time.monotonic()) > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._joined.wait(), left)
                     await asyncio.sleep(_SETTLE_SECONDS)

@@ -44,10 +44,8 @@ EDGES = {
 
 
 @pytest.fixture(scope="module")
-def dag_bag(airflow_home):
-    from airflow.dag_processing.dagbag import DagBag
-
-    return DagBag(dag_folder=str(DAGS))
+def dag_bag(load_dags):
+    return load_dags(DAGS)
 
 
 @pytest.fixture

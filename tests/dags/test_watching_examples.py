@@ -57,17 +57,15 @@ def receiver(monkeypatch):
 
 
 @pytest.fixture
-def dags(airflow_home, monkeypatch, connection, schema):
+def dags(load_dags, monkeypatch, connection, schema):
     """The Dags, on a schema of this test's own."""
-    from airflow.dag_processing.dagbag import DagBag
-
     monkeypatch.setenv("MODEL_REGISTRY_CONN_ID", connection)
     monkeypatch.setenv("MODEL_REGISTRY_SCHEMA", schema)
     # Airflow takes the Dags of each test for new versions of those of the last one.
     monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")
     found = {}
     for name in ("example_asset_watcher", "example_replace_webhooks"):
-        bag = DagBag(dag_folder=str(DAGS / f"{name}.py"))
+        bag = load_dags(DAGS / f"{name}.py")
         assert bag.import_errors == {}
         found |= bag.dags
     return found
@@ -224,7 +222,7 @@ HAND_MADE = [
 ]
 
 
-@pytest.mark.parametrize(("dag_id", "conf", "body", "text"), HAND_MADE, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(("dag_id", "conf", "body", "text"), HAND_MADE, ids=["model", "tag", "stage"])
 def test_a_receiver_can_be_tried_by_hand(run, receiver, capfd, caplog, dag_id, conf, body, text):
     result = run(dag_id, model_name="prod.ml_team.fraud", **conf)
     assert (result.state, result.xcom("send_changes")) == ("success", 1)

@@ -20,7 +20,7 @@ from airflow_uc_models.conditions import (
 from airflow_uc_models.exceptions import UnsupportedOperationError
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry.mlflow_rest import MLFLOW_SERVER, MlflowRestRegistry
-from airflow_uc_models.registry.watch import evaluate
+from airflow_uc_models.registry.watch import Looked, evaluate
 
 RICH = MlflowRestRegistry()
 # Unity Catalog's search: no tags in its answers, no order, no filter but the name.
@@ -32,9 +32,9 @@ BARE = MlflowRestRegistry(capabilities=replace(MLFLOW_SERVER, aliases=False, tag
 def look(proxy):
     """Evaluate a condition and return the outcome with the calls it took."""
 
-    def run(condition, registry=RICH):
+    def run(condition, registry=RICH, looked=None):
         proxy.take()
-        outcome = Transport(proxy.url, max_retry_seconds=0).run(evaluate(registry, condition))
+        outcome = Transport(proxy.url, max_retry_seconds=0).run(evaluate(registry, condition, looked))
         return outcome, [r.path.split("/mlflow/")[1] for r in proxy.take()]
 
     return run
@@ -141,3 +141,37 @@ def test_a_condition_without_facts_is_a_bug(look):
 
     with pytest.raises(TypeError, match="Unheard"):
         look(Unheard())
+
+
+def test_a_long_wait_does_not_list_all_versions_at_each_look(look, mlflow_server, model_name):
+    client = make_versions(mlflow_server, model_name, 2)
+    condition, looked = NewModelVersion(model_name, 2), Looked()
+    assert look(condition, POOR, looked)[1] == [MODEL, SEARCH]
+    for _ in range(2):
+        outcome, calls = look(condition, POOR, looked)
+        assert calls == [MODEL, GET]
+        assert isinstance(outcome, Waiting)
+    # a number that came and went hides the next one only until all are listed again
+    for source in ("s3://bucket/a", "s3://bucket/b"):
+        client.create_model_version(model_name, source)
+    client.delete_model_version(model_name, "3")
+    assert isinstance(look(condition, POOR, looked)[0], Waiting)
+    looked.until = 0
+    outcome, calls = look(condition, POOR, looked)
+    assert (outcome.version.version, calls) == (4, [MODEL, SEARCH, GET])
+
+
+def test_the_next_version_ends_a_wait_that_asks_for_its_number(look, mlflow_server, model_name):
+    client = make_versions(mlflow_server, model_name, 2)
+    condition, looked = NewModelVersion(model_name, 2), Looked()
+    look(condition, POOR, looked)
+    client.create_model_version(model_name, "s3://bucket/a")
+    outcome, calls = look(condition, POOR, looked)
+    assert (outcome.version.version, calls) == (3, [MODEL, GET, SEARCH, GET])
+
+
+def test_versions_that_may_come_to_match_are_listed_each_time(look, mlflow_server, model_name):
+    make_versions(mlflow_server, model_name, 2)
+    looked = Looked()
+    assert isinstance(look(NewModelVersion(model_name, 1, tags={"a": "b"}), POOR, looked)[0], Waiting)
+    assert looked.until == 0

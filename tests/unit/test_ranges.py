@@ -46,7 +46,7 @@ def test_order_and_repetition_do_not_matter(numbers):
     assert to_ranges(numbers) == to_ranges(set(numbers)) == to_ranges(reversed(numbers))
 
 
-@pytest.mark.parametrize("text", ["x", "-1", "1,,2", "1;2", "1-2-3"])
+@pytest.mark.parametrize("text", ["x", "-1", "1-", "1,,2", "1;2", "1-2-3"])
 def test_other_text_is_refused(text):
     with pytest.raises(ValueError, match="invalid literal"):
         from_ranges(text)
