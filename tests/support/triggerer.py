@@ -9,12 +9,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-from airflow.triggers.shared_stream import SharedStreamManager
+import pytest
 
 from airflow_uc_models.events import ModelEvent
 from airflow_uc_models.triggers import ModelEventTrigger
 
+try:
+    from airflow.triggers.shared_stream import SharedStreamManager
+except ImportError:  # before Airflow 3.3 each watcher polls for itself
+    SharedStreamManager = None
+
 PATIENCE = 20.0
+needs_shared_streams = pytest.mark.skipif(SharedStreamManager is None, reason="Airflow 3.3 has shared streams")
 
 
 class Store:
@@ -51,7 +57,7 @@ class Triggerer:
         self.stores = stores
         self.events: dict[int, list[ModelEvent]] = {}
         self.failed: dict[int, BaseException] = {}
-        self._streams = SharedStreamManager()
+        self._streams = SharedStreamManager() if SharedStreamManager else None
         self._ids = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
         self._unconfirmed: list[int] = []
@@ -64,7 +70,8 @@ class Triggerer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._streams.stop_all()
+        if self._streams:
+            await self._streams.stop_all()
 
     def start(self, store: Store | None = None, *, shared: bool = True, **arguments: Any) -> int:
         """Start a watcher from what Airflow keeps of its trigger."""
@@ -74,6 +81,7 @@ class Triggerer:
         trigger.asset_state_store = store
         number = next(self._ids)
         self.events[number] = []
+        shared = shared and self._streams is not None
         self._tasks.append(asyncio.create_task(self._run(number, trigger, shared=shared)))
         return number
 
@@ -100,7 +108,8 @@ class Triggerer:
 
     def store_events(self) -> None:
         """What Airflow does about a second after a trigger sent its event."""
-        self._streams.confirm_persisted(self._unconfirmed)
+        if self._streams:
+            self._streams.confirm_persisted(self._unconfirmed)
         self._unconfirmed = []
 
     def told(self, number: int) -> list[str]:

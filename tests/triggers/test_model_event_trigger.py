@@ -7,7 +7,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from support.triggerer import Store, Triggerer
+from support.triggerer import Store, Triggerer, needs_shared_streams
 
 from airflow_uc_models import events
 from airflow_uc_models.exceptions import InvalidArgumentError, InvalidNameError
@@ -188,6 +188,7 @@ def test_a_watcher_goes_on_where_a_killed_triggerer_was(watched):
     run(scenario)
 
 
+@needs_shared_streams
 def test_events_that_airflow_has_not_stored_are_told_again_under_the_same_keys(watched):
     name = watched.model()
     watched.version(name)
@@ -255,6 +256,7 @@ def test_who_comes_late_is_told_everything_from_then_on(watched):
     run(scenario)
 
 
+@needs_shared_streams
 def test_all_watchers_of_a_schema_share_one_poll(watched):
     names = [watched.model() for _ in range(5)]
     for name in names:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from support.databricks import connection_json
-from support.triggerer import Store, Triggerer
+from support.triggerer import Store, Triggerer, needs_shared_streams
 
 from airflow_uc_models import events
 from airflow_uc_models.emulator import Emulator
@@ -194,6 +194,7 @@ def test_a_connection_that_is_made_or_mended_later_is_read_again(on_databricks, 
     asyncio.run(scenario())
 
 
+@needs_shared_streams
 def test_two_assets_that_share_a_trigger_are_told_of_and_watched_all_the_same(on_databricks, caplog):
     from airflow.sdk import Asset
     from airflow.sdk.execution_time.context import AssetStateStoreAccessors
