@@ -197,6 +197,8 @@ def told(before: ModelState | None, after: ModelState, events: Iterable[ModelEve
     for event in events:
         if event.subject:
             changes[event.subject] = changes.get(event.subject, 0) + 1
+    for number in before.versions.keys() - after.versions.keys():
+        changes = {subject: count for subject, count in changes.items() if not subject.startswith(f"tag/{number}/")}
     return replace(
         after,
         created_at=after.created_at if after.created_at is not None else before.created_at,

@@ -86,6 +86,15 @@ def _check_level(level: str, value: str, full_name: str) -> None:
         )
 
 
+def is_model_name(text: str) -> bool:
+    """Whether a name is one that this package can work with; MLflow servers hold others, too."""
+    try:
+        ModelName.parse(text)
+    except InvalidNameError:
+        return False
+    return True
+
+
 def parse_schema(text: str) -> tuple[str, str]:
     """Read ``catalog.schema`` and return its two levels."""
     levels = text.split(".") if isinstance(text, str) else []

@@ -116,6 +116,18 @@ class Watch:
             return True  # what is gone has neither tags nor aliases
         return self._is_tagged(event, model) and self._is_aliased(event, model)
 
+    def unread(self, happened: Iterable[ModelEvent], model: ModelState | None) -> set[int] | None:
+        """Return the versions whose tags must be read before it is known which events to tell; None for aliases."""
+        concerned = [event for event in happened if event.kind in self.kinds and event.version]
+        if model is None or not concerned:
+            return set()
+        if self.aliases and self.kinds & _OF_VERSIONS and model.aliases is None:
+            return None
+        if not self.tags:
+            return set()
+        numbers = {event.version or 0 for event in concerned if event.kind in events.VERSION_KINDS}
+        return {n for n in numbers if n in model.versions and model.versions[n].tags is None}
+
     def _wants_tag(self, event: ModelEvent) -> bool:
         if not self.tags:
             return True

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
-from airflow_uc_models.names import parse_alias, parse_schema, parse_version
+from airflow_uc_models.names import is_model_name, parse_alias, parse_schema, parse_version
 from airflow_uc_models.registry import wire
 from airflow_uc_models.registry.base import Capabilities, TagRules, str_tags
 from airflow_uc_models.registry.call import Call, Request
@@ -155,7 +155,9 @@ class MlflowRestRegistry(RestRegistry):
         request = self._on("GET", "registered-models/search", "search_registered_models", "", action, query)
 
         def matching(body: Mapping[str, Any]) -> list[RegisteredModel]:
-            return [model for model in wire.registered_models(body) if model.name.startswith(prefix)]
+            found = [model for model in wire.registered_models(body) if model.name.startswith(prefix)]
+            # An MLflow server takes names of any form; of a schema only those that are in it count.
+            return [model for model in found if not schema or is_model_name(model.name)]
 
         return (yield from self._pages(request, matching, max_results, _MODEL_PAGE))
 

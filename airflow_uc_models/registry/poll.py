@@ -25,13 +25,12 @@ from airflow_uc_models.exceptions import NotFoundError, UnsupportedOperationErro
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import quoted, versions_of
+from airflow_uc_models.registry.sweep import Sweep
 from airflow_uc_models.watches import Part, Watch
 
 RECONCILE_SECONDS = 600.0
 _FEW_VERSIONS = 10  # so many are listed as cheaply as one is asked for
 _FEW_MODELS = 4  # from so many on a sweep over the schema is cheaper than asking for each
-_SWEEP = 50
-_SWEEP_OVERLAP_MS = 60_000  # clocks and slow transactions may put a version behind others that were seen before it
 _TAGGED_VERSIONS = 10  # versions whose tags are read in each round
 _TURN = 100  # versions, or calls / 100, of the others in one round
 
@@ -60,7 +59,8 @@ class _Known:
         if state is self.state or state == self.state:
             return
         self.state = state
-        self.pending = [n for n, v in state.versions.items() if v.status == PENDING_REGISTRATION]
+        self.newest = max([self.newest, *state.versions])
+        self.pending = sorted(n for n, v in state.versions.items() if v.status == PENDING_REGISTRATION)
 
 
 class Poll:
@@ -80,7 +80,8 @@ class Poll:
         self._parts: dict[str, Part] = {}
         self._listed: dict[str, RegisteredModel] | None = None
         self._changed: dict[str, list[ModelVersion]] | None = None
-        self._high_water = 0
+        self._unread: Mapping[str, Collection[int]] = {}
+        self._sweep = Sweep(schema)
         self._list_due = 0.0
 
     def models(self) -> dict[str, ModelState]:
@@ -88,21 +89,30 @@ class Poll:
         return {name: known.state for name, known in self._known.items() if known.state is not None}
 
     def knows(self, name: str) -> bool:
-        """Whether a model, or that there is none, has been seen already."""
-        return name in self._known
+        """Whether all that is listened to of a model has been read already."""
+        known = self._known.get(name)
+        return known is not None and not self._parts_of(name) & ~known.parts
 
-    def begin(self, watches: Collection[Watch], now: float, remembered: Iterable[str] = ()) -> Call[list[str]]:
+    def begin(
+        self,
+        watches: Collection[Watch],
+        now: float,
+        remembered: Iterable[str] = (),
+        unread: Mapping[str, Collection[int]] | None = None,
+    ) -> Call[list[str]]:
         """Begin a round: return the names of the models to look at.
 
         :param watches: what is listened to; of another schema none
         :param now: seconds on a clock that does not jump
         :param remembered: models that listeners know, which are looked for even where no list has them
+        :param unread: versions whose tags a listener needs and has not seen, by model
         """
+        self._unread = unread or {}
         self._gather(watches)
         whole = any(watch.model_name is None for watch in watches)
         self._changed = self._listed = None
         if self.registry.capabilities.version_order and (whole or len(self._parts) > _FEW_MODELS):
-            self._changed = yield from self._sweep()
+            self._changed = yield from self._sweep.changed(self.registry, now)
         if whole and self._needs_listing(now):
             self._list_due = now + self.reconcile_seconds
             found = yield from self.registry.search_registered_models(schema=self.schema)
@@ -117,7 +127,7 @@ class Poll:
 
     def look(self, name: str, now: float) -> Call[None]:
         """Look at one model; what it raises leaves the model as it was last seen."""
-        known, parts = self._known.get(name), self._whole | self._parts.get(name, Part.VERSIONS)
+        known, parts = self._known.get(name), self._parts_of(name)
         if known is None or known.due <= now or self._is_doubtful(name, known):
             return (yield from self._deep(name, parts, now))
         if known.state is None:
@@ -126,7 +136,6 @@ class Poll:
             return None
         if parts & ~known.parts & (Part.VERSION_TAGS | Part.FIRST_TAGS):
             known.take(_without_version_tags(known.state))  # they were read for another purpose, and are old
-        known.parts = parts
         try:
             state = yield from self._quick(name, known, known.state, parts)
         except NotFoundError:
@@ -134,9 +143,17 @@ class Poll:
         if state is None:
             return (yield from self._deep(name, parts, now))
         known.take(state)
+        known.parts = parts
         return None
 
+    def finish(self, now: float) -> None:
+        """End a round in which every model was looked at and none failed."""
+        self._sweep.finish(now)
+
     # -- a round as a whole
+
+    def _parts_of(self, name: str) -> Part:
+        return self._whole | self._parts.get(name, Part.VERSIONS)
 
     def _gather(self, watches: Iterable[Watch]) -> None:
         self._whole, self._parts = Part.VERSIONS, {}
@@ -150,25 +167,6 @@ class Poll:
         """Whether models must be listed: a sweep shows new ones too, once they have a version."""
         parts = Part.MODEL | Part.ALIASES | Part.MODEL_TAGS | Part.DELETIONS
         return self._changed is None or bool(self._whole & parts) or now >= self._list_due
-
-    def _sweep(self) -> Call[dict[str, list[ModelVersion]]]:
-        """Return the versions of the schema that changed last, by model; enough of them to have missed none."""
-        where = f"name LIKE {quoted(f'{self.schema}.%')}"
-        order, count = ["last_updated_timestamp DESC"], _SWEEP
-        while True:
-            found = yield from self.registry.search_model_versions(
-                filter_string=where, order_by=order, max_results=count
-            )
-            times = [version.updated_at or 0 for version in found]
-            if len(found) < count or not self._high_water or times[-1] < self._high_water - _SWEEP_OVERLAP_MS:
-                break
-            count *= 4
-        self._high_water = max([self._high_water, *times])
-        changed: dict[str, list[ModelVersion]] = {}
-        for version in found:
-            if version.name.startswith(f"{self.schema}."):  # LIKE takes an underscore for any character
-                changed.setdefault(version.name, []).append(version)
-        return changed
 
     def _is_doubtful(self, name: str, known: _Known) -> bool:
         """Whether a list of all models speaks against what is known of one."""
@@ -206,9 +204,9 @@ class Poll:
         versions = yield from self._merged(name, state, found, parts, with_tags=self._lists_tags)
         present = {version.version for version in found}
         state = replace(state, versions={n: v for n, v in versions.items() if n in present})
-        known.newest = max([known.newest, *present])
         if parts & Part.VERSION_TAGS:
             state = yield from self._with_tags(name, known, state)
+        state = yield from self._with_unread(name, state)
         known.take(before_state if before_state == state else state)
         self._known[name] = known
 
@@ -218,12 +216,12 @@ class Poll:
         if asked is None:
             return None
         if self._changed is None and len(state.versions) <= _FEW_VERSIONS:
-            read = yield from self._listed_whole(name, known, asked, parts)
+            read = yield from self._listed_whole(name, asked, parts)
         else:
             read = yield from self._with_newer(name, known, asked, parts)
         if read is not None and parts & Part.VERSION_TAGS:
             read = yield from self._with_tags(name, known, read)
-        return read
+        return read and (yield from self._with_unread(name, read))
 
     def _with_model_parts(self, name: str, state: ModelState, parts: Part) -> Call[ModelState | None]:
         """Return the state with aliases and tags of now, None if this is another model than before."""
@@ -239,12 +237,12 @@ class Poll:
             return None
         return replace(state, aliases=now.aliases, tags=now.tags)
 
-    def _listed_whole(self, name: str, known: _Known, state: ModelState, parts: Part) -> Call[ModelState | None]:
+    def _listed_whole(self, name: str, state: ModelState, parts: Part) -> Call[ModelState | None]:
         """Return the state with all versions of now; None where there are none any more."""
         found = yield from versions_of(self.registry, name)
         if not found and state.versions:
             return None
-        return (yield from self._with_found(name, known, state, found, parts, with_tags=self._lists_tags, whole=True))
+        return (yield from self._with_found(name, state, found, parts, with_tags=self._lists_tags, whole=True))
 
     def _with_newer(self, name: str, known: _Known, state: ModelState, parts: Part) -> Call[ModelState]:
         """Return the state with versions that are new, and with those of whom more was to be expected."""
@@ -256,12 +254,11 @@ class Poll:
                 state = replace(state, versions={n: v for n, v in state.versions.items() if n != number})
             else:
                 found.append(version)
-        return (yield from self._with_found(name, known, state, found, parts, with_tags=True))
+        return (yield from self._with_found(name, state, found, parts, with_tags=True))
 
     def _with_found(
         self,
         name: str,
-        known: _Known,
         state: ModelState,
         found: Sequence[ModelVersion],
         parts: Part,
@@ -272,7 +269,6 @@ class Poll:
         if not found and not whole:
             return state
         numbers = {version.version for version in found}
-        known.newest = max([known.newest, *numbers])
         if whole and state.versions.keys() - numbers:
             state = replace(state, versions={n: v for n, v in state.versions.items() if n in numbers})
         versions = yield from self._merged(name, state, found, parts, with_tags=with_tags)
@@ -296,17 +292,33 @@ class Poll:
 
         :param with_tags: those found carry their tags
         """
+        wants_tags = bool(parts & (Part.VERSION_TAGS | Part.FIRST_TAGS))
         versions = dict(state.versions)
+        changed = [v for v in found if v.version not in versions or versions[v.version].status != v.status]
+        read_now = sorted(v.version for v in changed)[-_TAGGED_VERSIONS:] if wants_tags and not with_tags else []
         for version in found:
             before = versions.get(version.version)
-            tags: Mapping[str, str] | None = before.tags if before else None
-            if parts & (Part.VERSION_TAGS | Part.FIRST_TAGS) and (with_tags or before is None):
-                read = version if with_tags else (yield from self._get(name, version.version))
-                tags = read.tags if read else tags
+            tags: Mapping[str, str] | None = None
+            if wants_tags and with_tags:
+                tags = version.tags
+            elif version.version in read_now:
+                read = yield from self._get(name, version.version)
+                tags = read.tags if read else None
+            elif before and before.status == version.status:
+                tags = before.tags
             after = VersionState(version.status, tags)
             if after != before:
                 versions[version.version] = after
         return versions if versions != state.versions else state.versions
+
+    def _with_unread(self, name: str, state: ModelState) -> Call[ModelState]:
+        """Return the state with the tags of versions for which a listener waits."""
+        versions = dict(state.versions)
+        for number in sorted(self._unread.get(name, ()))[:_TURN]:
+            version = (yield from self._get(name, number)) if number in versions else None
+            if version is not None:
+                versions[number] = VersionState(version.status, version.tags)
+        return replace(state, versions=versions) if versions != state.versions else state
 
     def _with_tags(self, name: str, known: _Known, state: ModelState) -> Call[ModelState]:
         """Return the state with the tags of its newest versions, of aliased ones, and of some others in turn."""

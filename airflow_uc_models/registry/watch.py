@@ -23,6 +23,9 @@ from airflow_uc_models.registry.facts import NO_SCHEMA
 from airflow_uc_models.registry.poll import RECONCILE_SECONDS
 from airflow_uc_models.registry.registration import versions_of
 
+_FEW_VERSIONS = 10  # so many are listed as cheaply as one is asked for
+_NEXT_NUMBERS = 3
+
 
 @dataclass
 class Looked:
@@ -82,18 +85,29 @@ def _candidates(
         number = model.aliases.get(condition.alias, 0)
         return (yield from _read_all(registry, condition, [number] if number > condition.after else []))
     now = time.monotonic()
-    if now < looked.until and (yield from _version(registry, condition.model_name, looked.newest + 1)) is None:
+    if now < looked.until and not (yield from _comes_next(registry, condition.model_name, looked.newest)):
         return []
+    after = condition.after if registry.capabilities.version_order else 0
     try:
-        found = yield from versions_of(registry, condition.model_name, after=condition.after)
+        listed = yield from versions_of(registry, condition.model_name, after=after)
     except NotFoundError:
         return []  # deleted since; the next look finds it missing
-    # Where new versions cannot be searched for, the next number is asked for, once there was nothing to wait for.
-    remember = not found and not registry.capabilities.version_order
-    looked.newest, looked.until = condition.after, now + RECONCILE_SECONDS if remember else 0.0
+    found = [version for version in listed if version.version > condition.after]
+    # Where new versions cannot be searched for, the next numbers are asked for, once there was nothing to wait for.
+    remember = not found and len(listed) > _FEW_VERSIONS
+    looked.newest = max((version.version for version in listed), default=0)
+    looked.until = now + RECONCILE_SECONDS if remember else 0.0
     if condition.tags and not registry.capabilities.tag_search:
         return (yield from _read_all(registry, condition, [v.version for v in found]))
     return found
+
+
+def _comes_next(registry: Registry, name: str, newest: int) -> Call[bool]:
+    """Whether there is one of the next few numbers; some may have come and gone."""
+    for number in range(newest + 1, newest + 1 + _NEXT_NUMBERS):
+        if (yield from _version(registry, name, number)) is not None:
+            return True
+    return False
 
 
 def _read_all(registry: Registry, condition: NewModelVersion, numbers: list[int]) -> Call[list[ModelVersion]]:

@@ -101,6 +101,8 @@ class RegistrySensor(BaseSensorOperator):
                 self._condition = self.condition(context)
                 if self._condition.model_name is not None:
                     self._link_to(context, self._condition.model_name)
+            if time.time() + self.poll_interval >= self._started + self.timeout:
+                self._looked = Looked()  # the last look leaves nothing out
             outcome = self._look(self._condition)
         if not isinstance(outcome, Waiting):
             return PokeReturnValue(True, self._end(context, outcome.to_event()))

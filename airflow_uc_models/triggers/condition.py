@@ -69,6 +69,8 @@ class ConditionTrigger(BaseTrigger):
         hook = ModelRegistryHook(self.registry_conn_id)
         interval, looked = self.poll_interval, Looked()
         while True:
+            if self.deadline is not None and time.time() >= self.deadline:
+                looked = Looked()  # the last look leaves nothing out
             event, reason = await self._look(hook, condition, looked)
             # The last look comes after the deadline, never before it.
             left = None if self.deadline is None else self.deadline - time.time()

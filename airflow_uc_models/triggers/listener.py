@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_uc_models.events import ModelEvent, ModelState, diff_model, told
+from airflow_uc_models.registry.poll import unsupported
 from airflow_uc_models.triggers.schema_poll import Problem, Snapshot
 from airflow_uc_models.watches import Watch
 
@@ -20,6 +22,10 @@ log = logging.getLogger(__name__)
 
 _PAGES = 16  # a page is a key of the asset's state store, for which Airflow advises 64 KB at most
 _NEVER_SEEN = object()
+
+
+class SharedTriggerError(Exception):
+    """Two assets have one trigger, so that Airflow gives it no state store."""
 
 
 class Listener:
@@ -42,6 +48,10 @@ class Listener:
         self._saved: dict[str, ModelState] = {}
         self._unsaved: list[tuple[int, dict[str, ModelState | None]]] = []
         self._dirty: set[int] = set()
+        self._saving = asyncio.Lock()
+        self._heard: tuple[int, dict[str, ModelState | None]] | None = None
+        self._late: set[str] = set()
+        self.unread: dict[str, set[int]] = {}
         self._raw: dict[str, object] = {}
         self._problem: Problem | None = None
         self._shown: Mapping[str, Any] | None = None
@@ -51,10 +61,14 @@ class Listener:
         return self._told or ()
 
     async def load(self) -> None:
-        """Read what was told before the triggerer was started."""
+        """Read what was told before the triggerer was started; SharedTriggerError if the store is no one's own."""
         if self._store is None:
             return
-        pages = [await self._store.aget(self._key(page)) for page in self._pages()]
+        try:
+            pages = [await self._store.aget(self._key(0))]
+        except ValueError as error:  # Airflow's, where a trigger belongs to several assets
+            raise SharedTriggerError(self._what) from error
+        pages += [await self._store.aget(self._key(page)) for page in self._pages()[1:]]
         if pages[0] is not None:  # written last
             entries = {name: entry for page in pages for name, entry in (page or {}).items()}
             self._saved = {name: ModelState.from_json(entry) for name, entry in entries.items()}
@@ -62,8 +76,10 @@ class Listener:
             log.info("Going on from what was told of %s before", self._what)
 
     def hear(self, snapshot: Snapshot) -> list[ModelEvent]:
-        """Return what has happened since the last snapshot."""
+        """Return what has happened since the last snapshot; ``report`` takes note that it was told."""
         watch = snapshot.of(self.watch)
+        if snapshot.registry and unsupported(snapshot.registry, watch):
+            return []
         if self._told is None and not self._begin(snapshot, watch):
             return []
         assert self._told is not None  # noqa: S101 - for mypy
@@ -73,16 +89,26 @@ class Listener:
             raw = snapshot.models.get(name)
             if raw is self._raw.get(name, _NEVER_SEEN) or (raw is None and not _is_gone(name, snapshot)):
                 continue
-            self._raw[name] = raw
             before, after = self._told.get(name), watch.project(raw) if raw else None
+            if after and name in self._late:  # it was there when the watch began, and could not be seen
+                self._late.discard(name)
+                changed[name] = self._told[name] = replace(after, sequence=int(time.time()))
+                self._raw[name] = raw
+                continue
             happened = diff_model(name, before, after)
+            unread = watch.unread(happened, raw)
+            if unread is None or unread:
+                self.unread[name] = unread or set()
+                continue  # until it is read
+            self.unread.pop(name, None)
+            self._raw[name] = raw
             heard += [event for event in happened if watch.wants(event, raw)]
             now = told(before, after, happened) if after else None
             if now != before:
                 changed[name] = now
                 self._set(self._told, name, now)
         if changed:
-            self._unsaved.append((snapshot.number, changed))
+            self._heard = (snapshot.number, changed)
         return heard
 
     async def confirm(self, number: int) -> None:
@@ -92,14 +118,22 @@ class Listener:
             for name, state in changed.items():
                 self._set(self._saved, name, state)
                 self._dirty.add(self._page(name))
-        while self._dirty and self._store is not None:
-            page = max(self._dirty)
-            entries = {name: state.to_json() for name, state in self._saved.items() if self._page(name) == page}
-            await self._store.aset(self._key(page), entries)
-            self._dirty.discard(page)
+        async with self._saving:
+            while self._dirty and self._store is not None:
+                page = max(self._dirty)
+                self._dirty.discard(page)  # before the wait, in which it may become dirty again
+                entries = {name: state.to_json() for name, state in self._saved.items() if self._page(name) == page}
+                try:
+                    await self._store.aset(self._key(page), entries)
+                except Exception:
+                    self._dirty.add(page)
+                    raise
 
     async def report(self, snapshot: Snapshot) -> None:
-        """Save a first beginning; say once, in the log and in the asset's state, if the watch cannot be served."""
+        """Take note that a snapshot's events are told; say once, in log and asset's state, if there cannot be any."""
+        if self._heard is not None:  # not before: who is cancelled among the events has not told them
+            self._unsaved.append(self._heard)
+            self._heard = None
         try:
             await self.confirm(0)
         except Exception as error:  # it is tried again
@@ -128,6 +162,7 @@ class Listener:
                 if (raw := snapshot.models.get(name)) is not None:
                     self._told[name] = replace(watch.project(raw), sequence=now)
                     self._raw[name] = raw
+            self._late = set(snapshot.problems)
         self._unsaved.append((0, dict(self._told)))
         self._dirty.add(0)  # saved even if it is nothing: the next start is not the first one
         return True

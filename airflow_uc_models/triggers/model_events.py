@@ -13,13 +13,12 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow_uc_models.events import MODEL_VERSION_READY
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.registry.poll import RECONCILE_SECONDS
-from airflow_uc_models.triggers.listener import Listener
+from airflow_uc_models.triggers.listener import Listener, SharedTriggerError
 from airflow_uc_models.triggers.schema_poll import (
     SchemaPoll,
     SchemaPollProducer,
     Snapshot,
     StreamKey,
-    abandon,
     shared_poll,
 )
 from airflow_uc_models.watches import Watch
@@ -53,9 +52,12 @@ class ModelEventTrigger(BaseEventTrigger):
       polls for itself.
     * **An asset event is a wake-up, not a message**: Airflow starts one Dag run for several events, and gives it only
       the first of them. Let the first task of the Dag ask what is pending (``PendingModelVersionsOperator``).
-    * A poll sees what is, not what was: an alias that is moved and moved back between two polls makes no event. A
-      deleted version of a model with more than ten is noticed after ``reconcile_interval`` at the latest, and so is a
-      tag of a version that is neither aliased nor among the newest ten, in turn.
+    * A poll sees what is, not what was: an alias that is moved and moved back between two polls makes no event.
+    * Of a model with more than ten versions some things are noticed after ``reconcile_interval`` at the latest: that a
+      version was deleted, and in Unity Catalog a new version whose predecessor came and went between two polls. The
+      tags of versions that are neither aliased nor among the newest ten are read in turn: a hundred at each poll of an
+      MLflow server, one of Unity Catalog.
+    * With other ``kinds``, ``tags``, ``aliases``, connection or ``name`` it is another watcher, which begins anew.
     * A registry that does not answer, or refuses, is asked again with growing intervals. The watcher says so once, in
       the triggerer's log and in the asset's state (key ``uc_models_watcher_...``), and again when all is well.
 
@@ -73,7 +75,8 @@ class ModelEventTrigger(BaseEventTrigger):
         (str or list of str)
     :param registry_conn_id: connection of the registry (str)
     :param poll_interval: seconds between two polls (float or timedelta; default 60)
-    :param replay: the first start of all tells what is there already, instead of beginning from now (bool)
+    :param replay: the first start of all tells what is there already, instead of beginning from now (bool); before
+        Airflow 3.3, which keeps no memory, every start does
     :param reconcile_interval: seconds in which every model is read as a whole once (float or timedelta; default 600)
     :param name: tells two watchers apart that have all else in common: Airflow would make one of them, and two assets
         cannot share one's memory (str)
@@ -159,7 +162,6 @@ class ModelEventTrigger(BaseEventTrigger):
                 await listener.report(snapshot)
         finally:
             poll.leave(listener)
-            abandon(poll)
 
     async def _listener(self) -> Listener:
         """Return a listener that knows what was told before; its memory is waited for if need be."""
@@ -169,7 +171,7 @@ class ModelEventTrigger(BaseEventTrigger):
             listener = Listener(self.watch, store, identity=self._identity(), replay=self.replay)
             try:
                 await listener.load()
-            except ValueError:  # of Airflow, where a trigger belongs to several assets
+            except SharedTriggerError:
                 log.error(  # noqa: TRY400 - where it was noticed says nothing
                     "Two assets have watchers of %s that are alike, so that Airflow made one of them and nothing can "
                     "be kept for either. Give their ModelEventTriggers different names.",

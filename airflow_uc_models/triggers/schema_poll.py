@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _CONNECTIONS = 8
 _MAX_BACKOFF_SECONDS = 60.0
 _LEAST_RETRY_SECONDS = 5.0
+_LEAST_PAUSE_SECONDS = 0.05
 _SETTLE_SECONDS = 0.5  # triggers start one after another; they are waited for that long before a round for new ones
 
 
@@ -79,6 +81,7 @@ class Listener(Protocol):
     """Who takes snapshots."""
 
     watch: Watch
+    unread: dict[str, set[int]]
 
     def remembered(self) -> Iterable[str]:
         """Return the models that must be looked for, even where lists do not have them."""
@@ -168,7 +171,7 @@ class SchemaPoll:
         due = time.monotonic() - self.key.poll_interval * (1 - self.key.share)
         while True:
             yield await self._round(poll, arun)
-            due = max(due + self.key.poll_interval, time.monotonic())
+            due = max(due + self.key.poll_interval, time.monotonic() + _LEAST_PAUSE_SECONDS)
             while (left := due - time.monotonic()) > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._joined.wait(), left)
@@ -181,58 +184,98 @@ class SchemaPoll:
         lower = poll.registry.capabilities.lowercase_names
         watches = [listener.watch.lower() if lower else listener.watch for listener in self.listeners]
         remembered = {name for listener in self.listeners for name in listener.remembered()}
-        problems: dict[str, Problem] = {}
-        failed: list[Exception] = []
         now = time.monotonic()
-
-        async def look(name: str) -> None:
-            if failed:
-                return  # nor would this one be answered
-            try:
-                await arun(poll.look(name, now))
-            except (RegistryUnavailableError, UnauthenticatedError) as error:
-                failed.append(error)
-            except UCModelsError as error:
-                problems[name] = Problem.of(error)
-
+        looks = _Looks(poll, arun, now)
         try:
-            names = await arun(poll.begin(watches, now, remembered))
-            await asyncio.gather(*(look(name) for name in names if not (only_new and poll.knows(name))))
+            names = await arun(poll.begin(watches, now, remembered, self._unread()))
+            await looks.all_of([name for name in names if not (only_new and poll.knows(name))])
         except UCModelsError as error:
-            failed.append(error)
-        return self._snapshot(problems=problems, problem=Problem.of(failed[0]) if failed else None)
+            looks.failed = error
+        if not only_new and not looks.failed and not looks.problems:
+            poll.finish(now)
+        return self._snapshot(problems=looks.problems, problem=Problem.of(looks.failed) if looks.failed else None)
+
+    def _unread(self) -> dict[str, set[int]]:
+        """Return the versions whose tags some listener waits for."""
+        unread: dict[str, set[int]] = {}
+        for listener in self.listeners:
+            for name, numbers in listener.unread.items():
+                unread.setdefault(name, set()).update(numbers)
+        return unread
 
     def _snapshot(self, **problems: Any) -> Snapshot:
         models = self._poll.models() if self._poll else {}
         return Snapshot(self._number, models, registry=self._poll.registry if self._poll else None, **problems)
 
 
-_polls: dict[StreamKey, SchemaPoll] = {}
+class _Looks:
+    """The looks of one round, some at a time.
+
+    :ivar problems: models that could not be looked at
+    :ivar failed: why the registry as a whole is taken for absent
+    """
+
+    def __init__(self, poll: Poll, arun: AsyncRun, now: float) -> None:
+        self.problems: dict[str, Problem] = {}
+        self.failed: Exception | None = None
+        self._poll, self._arun, self._now = poll, arun, now
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
+        self._silent, self._patience = 0, 1  # looks in a row that got no answer
+
+    async def all_of(self, names: Sequence[str]) -> None:
+        """Look at models; give up on all of them when none of so many in a row gets an answer."""
+        self._patience = min(_CONNECTIONS, len(names))
+        await asyncio.gather(*map(self._look, names))
+
+    async def _look(self, name: str) -> None:
+        async with self._turns:
+            if self.failed:
+                return  # nor would this one be answered
+            try:
+                await self._arun(self._poll.look(name, self._now))
+            except UnauthenticatedError as error:
+                self.failed = error
+            except RegistryUnavailableError as error:
+                self.problems[name] = Problem.of(error)
+                self._silent += 1
+                self.failed = error if self._silent >= self._patience else None
+            except Exception as error:
+                self.problems[name] = Problem.of(error)
+                if not isinstance(error, UCModelsError):
+                    log.debug("The look at %s failed", name, exc_info=True)
+            else:
+                self._silent = 0
+
+
+# Held by who uses them: watchers, and Airflow's side of the stream. A triggerer has one event loop.
+_polls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakValueDictionary[StreamKey, SchemaPoll]]
+_polls = weakref.WeakKeyDictionary()
 
 
 def shared_poll(key: StreamKey) -> SchemaPoll:
-    """Return the poll of this process for all who have the key in common."""
-    return _polls.setdefault(key, SchemaPoll(key))
-
-
-def abandon(poll: SchemaPoll) -> None:
-    """Forget a poll that nobody listens to any more."""
-    if not poll.listeners and _polls.get(poll.key) is poll:
-        del _polls[poll.key]
+    """Return the poll of this event loop for all who have the key in common."""
+    polls = _polls.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
+    poll = polls.get(key)
+    if poll is None:
+        poll = polls[key] = SchemaPoll(key)
+    return poll
 
 
 class SchemaPollProducer(SharedStreamProducer):
     """Airflow's side of a shared poll: it tells when the events made of a snapshot are stored."""
 
     def __init__(self, key: StreamKey) -> None:
-        self.key = key
+        self._poll = shared_poll(key)
 
     async def open_stream(self) -> AsyncIterator[tuple[Snapshot, int]]:
         """Yield snapshots with their numbers."""
-        async for snapshot in shared_poll(self.key).snapshots():
+        async for snapshot in self._poll.snapshots():
             yield snapshot, snapshot.number
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Let listeners save what they have told, unless one of them failed: which one is not said."""
+        """Let listeners save what they have told; which one has failed is not said, but that one has left by the next.
+
+        What was told of a snapshot counts as stored when the snapshot, or a later one, got through without failure.
+        """
         if all(item.outcome.failed == 0 for item in batch):
-            await shared_poll(self.key).confirm(batch[-1].broker_payload)
+            await self._poll.confirm(batch[-1].broker_payload)

@@ -101,7 +101,7 @@ def write_airflow_config(home: Home, ports: Ports) -> None:
         "core": {
             "dags_folder": DAGS,
             "load_examples": False,
-            # All three Dags shall run when they are asked to; the sensor's listens from the start.
+            # The Dags of the story shall run when they are asked to; the sensor's listens from the start.
             "dags_are_paused_at_creation": False,
             "executor": "LocalExecutor",
             "parallelism": 4,

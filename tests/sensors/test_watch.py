@@ -19,6 +19,7 @@ from airflow_uc_models.conditions import (
 )
 from airflow_uc_models.exceptions import UnsupportedOperationError
 from airflow_uc_models.hooks.transport import Transport
+from airflow_uc_models.registry import watch
 from airflow_uc_models.registry.mlflow_rest import MLFLOW_SERVER, MlflowRestRegistry
 from airflow_uc_models.registry.watch import Looked, evaluate
 
@@ -93,6 +94,8 @@ def test_a_look_for_a_tag_alias_or_model_reads_no_more_than_it_must(look, mlflow
     client = make_versions(mlflow_server, model_name, 2)
     client.set_model_version_tag(model_name, "2", "a", "1")
     client.set_registered_model_alias(model_name, "Champion", "2")
+    schema = f"dev.{model_name.rpartition('.')[2]}"  # with nothing else in it
+    client.create_registered_model(f"{schema}.model")
     for condition, met, calls in [
         (TaggedModelVersion(model_name, "a", version=2), True, [GET]),
         (TaggedModelVersion(model_name, "a", version=1), False, [GET]),
@@ -104,7 +107,7 @@ def test_a_look_for_a_tag_alias_or_model_reads_no_more_than_it_must(look, mlflow
         (NewRegisteredModel(model_name=model_name), True, [MODEL]),
         (NewRegisteredModel(model_name=f"{model_name}x"), False, [MODEL]),
         (NewRegisteredModel(schema="no.such"), False, [MODELS]),
-        (NewRegisteredModel(schema="dev.tests"), True, [MODELS, MODEL]),
+        (NewRegisteredModel(schema=schema), True, [MODELS, MODEL]),
     ]:
         outcome, made = look(condition)
         assert (isinstance(outcome, Met), made) == (met, calls), condition
@@ -143,31 +146,46 @@ def test_a_condition_without_facts_is_a_bug(look):
         look(Unheard())
 
 
-def test_a_long_wait_does_not_list_all_versions_at_each_look(look, mlflow_server, model_name):
+def test_a_long_wait_does_not_list_all_versions_at_each_look(look, mlflow_server, model_name, monkeypatch):
+    monkeypatch.setattr(watch, "_FEW_VERSIONS", 1)
     client = make_versions(mlflow_server, model_name, 2)
     condition, looked = NewModelVersion(model_name, 2), Looked()
     assert look(condition, POOR, looked)[1] == [MODEL, SEARCH]
     for _ in range(2):
         outcome, calls = look(condition, POOR, looked)
-        assert calls == [MODEL, GET]
+        assert calls == [MODEL, GET, GET, GET]
         assert isinstance(outcome, Waiting)
-    # a number that came and went hides the next one only until all are listed again
-    for source in ("s3://bucket/a", "s3://bucket/b"):
-        client.create_model_version(model_name, source)
-    client.delete_model_version(model_name, "3")
+    # numbers that came and went hide the next one only until all are listed again
+    for number in range(3, 7):
+        client.create_model_version(model_name, "s3://bucket/a")
+        if number < 6:
+            client.delete_model_version(model_name, str(number))
     assert isinstance(look(condition, POOR, looked)[0], Waiting)
     looked.until = 0
     outcome, calls = look(condition, POOR, looked)
-    assert (outcome.version.version, calls) == (4, [MODEL, SEARCH, GET])
+    assert (outcome.version.version, calls) == (6, [MODEL, SEARCH, GET])
 
 
-def test_the_next_version_ends_a_wait_that_asks_for_its_number(look, mlflow_server, model_name):
+def test_of_few_versions_all_are_listed(look, mlflow_server, model_name):
+    client = make_versions(mlflow_server, model_name, 2)
+    client.delete_model_version(model_name, "2")
+    condition, looked = NewModelVersion(model_name, 1), Looked()
+    for _ in range(2):
+        assert look(condition, POOR, looked)[1] == [MODEL, SEARCH]
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_the_next_version_ends_a_wait_that_asks_for_its_number(look, mlflow_server, model_name, monkeypatch, gone):
+    monkeypatch.setattr(watch, "_FEW_VERSIONS", 1)
     client = make_versions(mlflow_server, model_name, 2)
     condition, looked = NewModelVersion(model_name, 2), Looked()
     look(condition, POOR, looked)
-    client.create_model_version(model_name, "s3://bucket/a")
+    for number in range(3, 4 + gone):
+        client.create_model_version(model_name, "s3://bucket/a")
+        if number < 3 + gone:
+            client.delete_model_version(model_name, str(number))
     outcome, calls = look(condition, POOR, looked)
-    assert (outcome.version.version, calls) == (3, [MODEL, GET, SEARCH, GET])
+    assert (outcome.version.version, calls) == (3 + gone, [MODEL, *[GET] * (1 + gone), SEARCH, GET])
 
 
 def test_versions_that_may_come_to_match_are_listed_each_time(look, mlflow_server, model_name):

@@ -29,9 +29,10 @@ class Store:
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.failures = 0
+        self.delay = 0.0
 
     async def aget(self, key: str, default: Any = None) -> Any:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.delay)
         return json.loads(self.values[key]) if key in self.values else default
 
     async def aset(self, key: str, value: Any) -> None:
@@ -55,6 +56,8 @@ class Triggerer:
 
     def __init__(self, *, stores: bool = True) -> None:
         self.stores = stores
+        self.hold = False  # events in what Airflow does before it takes them
+        self.held = 0
         self.events: dict[int, list[ModelEvent]] = {}
         self.failed: dict[int, BaseException] = {}
         self._streams = SharedStreamManager() if SharedStreamManager else None
@@ -92,6 +95,9 @@ class Triggerer:
             stream = trigger.filter_shared_stream(self._streams.subscribe(trigger_id=number, trigger=trigger, key=key))
         try:
             async for event in stream:
+                if self.hold:
+                    self.held += 1
+                    await asyncio.Event().wait()
                 sequence = self._streams.bind_pending_event(trigger_id=number, key=key) if shared else None
                 self.events[number].append(ModelEvent.from_json(event.payload))
                 self._unconfirmed += [] if sequence is None else [sequence]
@@ -105,6 +111,12 @@ class Triggerer:
         finally:
             if shared:
                 await self._streams.unsubscribe(number, key)
+            await asyncio.sleep(0.05)  # Airflow cleans up and writes its log, while the stream is still open
+
+    async def end(self, number: int) -> None:
+        """Cancel a watcher, as when its Dag is paused."""
+        self._tasks[number - 1].cancel()
+        await asyncio.gather(self._tasks[number - 1], return_exceptions=True)
 
     def store_events(self) -> None:
         """What Airflow does about a second after a trigger sent its event."""

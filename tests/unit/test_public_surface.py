@@ -37,7 +37,7 @@ OPERATORS = {
     "ValidateModelVersionOperator",
 }
 SENSORS = {"ModelVersionSensor", "ModelVersionTagSensor", "RegisteredModelAliasSensor", "RegisteredModelSensor"}
-TRIGGERS = {"ConditionTrigger"}
+TRIGGERS = {"ConditionTrigger", "ModelEventTrigger"}
 PACKAGES = {"operators": OPERATORS, "sensors": SENSORS, "triggers": TRIGGERS}
 PARAMETER = re.compile(r"^:param (\w+):(.*?)(?=^:param|^\S|\Z)", re.MULTILINE | re.DOTALL)
 TASKS = [(package, name) for package in ("operators", "sensors") for name in sorted(PACKAGES[package])]
