@@ -142,16 +142,19 @@ class SchemaPoll:
                     async for snapshot in self._rounds(poll, arun):
                         failures = failures + 1 if snapshot.problem else 0
                         yield snapshot
-                        if snapshot.problem:
-                            break  # the connection may have been changed meanwhile
+                        if snapshot.problem or snapshot.problems:
+                            break  # the connection is read again: it may be changed to mend this
             except Exception as error:  # a trigger that raises is started again every two seconds
                 failures += 1
                 if not isinstance(error, UCModelsError):
                     log.debug("The poll of %s failed", self.key, exc_info=True)
                 self._number += 1
                 yield self._snapshot(problem=Problem.of(error))
-            backoff = self.key.poll_interval * 2.0 ** min(failures - 1, 10)
-            await asyncio.sleep(min(backoff, max(_MAX_BACKOFF_SECONDS, self.key.poll_interval)))
+            backoff = self.key.poll_interval * 2.0 ** min(max(failures - 1, 0), 10)
+            with suppress(TimeoutError):
+                pause = min(backoff, max(_MAX_BACKOFF_SECONDS, self.key.poll_interval))
+                await asyncio.wait_for(self._joined.wait(), max(pause, _LEAST_PAUSE_SECONDS))
+                await asyncio.sleep(_SETTLE_SECONDS)
 
     @asynccontextmanager
     async def _session(self) -> AsyncGenerator[tuple[Poll, AsyncRun], None]:

@@ -210,3 +210,25 @@ def test_two_assets_that_share_a_trigger_are_told_of_and_watched_all_the_same(on
 
     asyncio.run(scenario())
     assert "different names" in caplog.text
+
+
+def test_a_principal_without_the_privilege_can_be_replaced_by_another(on_databricks, workspace, monkeypatch):
+    name, other = on_databricks.model(), on_databricks.model()
+    ann = workspace.add_principal("ann")
+    for privilege, securable in (("USE CATALOG", "dev"), ("USE SCHEMA", "dev.ml_team"), ("EXECUTE", other)):
+        workspace.grant(ann, privilege, securable)
+    monkeypatch.setenv("AIRFLOW_CONN_REPLACED", connection_json(workspace, ann.token))
+
+    async def scenario():
+        async with Triggerer() as triggerer:
+            watcher = triggerer.start(store := Store(), model_name=name, registry_conn_id="replaced")
+            served = triggerer.start(Store(), model_name=other, registry_conn_id="replaced", replay=True)
+            await triggerer.until(failing(store))
+            await add(on_databricks, other)
+            await triggerer.until(lambda: triggerer.told(served) == ["ready 1"])
+            monkeypatch.setenv("AIRFLOW_CONN_REPLACED", connection_json(workspace))
+            await triggerer.until(ready(store))
+            await add(on_databricks, name)
+            await triggerer.until(lambda: triggerer.told(watcher) == ["ready 1"])
+
+    asyncio.run(scenario())
