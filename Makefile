@@ -28,7 +28,7 @@ ui: .venv/installed ## Leave Airflow and MLflow running, with the example Dags l
 	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --registry "$(REGISTRY)" --ui
 
 test: .venv/installed ## Run all tests but the soaks
-	$(BIN)/python -m pytest -m "not soak" -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not soak" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: .venv/installed ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200
