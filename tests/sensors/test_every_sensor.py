@@ -141,7 +141,7 @@ def test_the_trigger_gets_the_condition_and_no_secret(sense_for, site, case, nam
 # -- a registry that fails
 
 
-def test_a_registry_that_is_down_is_ridden_out(sense_for, site, main_case, name, mode):
+def test_a_registry_that_is_down_is_ridden_out(sense_for, site, main_case, name, main_mode):
     case = main_case
     case.prepare(site, name)
     case.meet(site, name)
@@ -151,7 +151,7 @@ def test_a_registry_that_is_down_is_ridden_out(sense_for, site, main_case, name,
         site.proxy.fail(case.path, status=503),
         site.proxy.fail(case.path, reset=True),
     ]
-    result = sense_for(case)(**mode)
+    result = sense_for(case)(**main_mode)
     assert result.xcom("sensor") == case.found(site, name)
     assert [fault.times for fault in faults] == [0, 0, 0, 0]
 
@@ -165,13 +165,13 @@ def test_a_registry_that_stays_down_ends_in_a_timeout(sense_for, site, main_case
     assert [type(error) for error in sense.errors] == [AirflowSensorTimeout]
 
 
-def test_what_never_becomes_so_ends_in_a_timeout(sense_for, site, main_case, name, mode):
+def test_what_never_becomes_so_ends_in_a_timeout(sense_for, site, main_case, name, main_mode):
     main_case.prepare(site, name)
     sense = sense_for(main_case, timeout=0.3)
-    result = sense(**RETRIES, **mode)
+    result = sense(**RETRIES, **main_mode)
     assert (result.task_state("sensor"), result.ti("sensor").try_number) == ("failed", 1)
     assert [type(error) for error in sense.errors] == [AirflowSensorTimeout]
-    assert sense(soft_fail=True, **mode).task_state("sensor") == "skipped"
+    assert sense(soft_fail=True, **main_mode).task_state("sensor") == "skipped"
 
 
 @pytest.mark.parametrize("looks", [1, 3])
