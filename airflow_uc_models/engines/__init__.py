@@ -1,63 +1,100 @@
 """Where batch inference runs: one module per engine, all given the same job.
 
-An engine is a class with ``check`` (refuse, before any call, what it cannot do), ``run`` and ``cancel``. A new one is
-a module here and a line in ``_ENGINES``; the operator stays as it is.
+An engine is a class with ``capabilities``, ``check``, ``start`` and ``cancel``, and ``resume`` where its jobs run
+elsewhere. A new one is a module here and a line in ``_ENGINES``; the operator stays as it is.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_uc_models.engines.job import EngineCapabilities, InferenceJob
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import BaseTrigger
+
+__all__ = [
+    "Ended",
+    "EngineCapabilities",
+    "InferenceEngine",
+    "InferenceJob",
+    "RemoteEngine",
+    "Scored",
+    "Waiting",
+    "engine_of",
+]
 
 _ENGINES = {"local": "LocalEngine"}
 
 
 @dataclass(frozen=True, slots=True)
-class InferenceJob:
-    """What is to be scored, whatever the engine.
-
-    :param input: where the rows are
-    :param output: where rows and predictions go
-    :param input_format: ``parquet`` or ``csv``; None tells it by the file names
-    :param batch_size: rows that are predicted at once; None leaves it to the engine
-    :param keep_columns: input columns that the output has, too; None for all
-    :param signature_required: refuse a model without a signature
-    :param key: the task key; marks what an unfinished try leaves behind, so that the next one finds it
-    """
-
-    input: str
-    output: str
-    input_format: str | None = None
-    batch_size: int | None = None
-    keep_columns: tuple[str, ...] | None = None
-    signature_required: bool = True
-    key: str = "manual"
-
-
-@dataclass(frozen=True, slots=True)
 class Scored:
-    """What a finished job tells."""
+    """What a finished job tells.
+
+    :param rows: rows in the output of this run
+    :param bad_rows: rows that were put aside
+    :param details: what else the engine has to tell, as plain JSON; goes to XCom
+    """
 
     rows: int
     seconds: float
+    bad_rows: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The job runs elsewhere; the task may leave its worker until the trigger tells that it has ended.
+
+    :param trigger: yields one event when the job has ended, well or not
+    :param state: what ``resume`` needs to know, as plain JSON
+    """
+
+    trigger: BaseTrigger
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a Waiting.
+
+    :param state: the one that Waiting had
+    :param event: the payload of the trigger's event
+    """
+
+    state: Mapping[str, Any]
+    event: Mapping[str, Any]
 
 
 class InferenceEngine(Protocol):
-    """What the operator asks of an engine."""
+    """What the operator asks of an engine; one that returns Waiting is a RemoteEngine."""
+
+    capabilities: EngineCapabilities
 
     def check(self, job: InferenceJob) -> None:
-        """Raise for what is wrong with the job, as far as that shows without the model."""
+        """Raise for what is wrong with the job beyond what ``capabilities`` tell, without the model or any call."""
 
-    def run(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
-        """Score all rows with this version; on failure no output appears and an earlier one stays."""
+    def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored | Waiting:
+        """Score all rows with this version; on failure no output appears and an earlier one stays.
+
+        An engine that scores elsewhere returns Waiting if ``job.deferrable``.
+        """
 
     def cancel(self) -> None:
-        """Undo what ``run`` has begun: the task's process is about to be killed. Called in a signal handler."""
+        """Undo what ``start`` has begun: the task's process is about to be killed. Called in a signal handler."""
+
+
+class RemoteEngine(InferenceEngine, Protocol):
+    """An engine whose jobs run elsewhere, so that the task need not stay."""
+
+    def resume(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion, ended: Ended) -> Scored:
+        """Finish a job whose end the trigger of Waiting has told."""
 
 
 def engine_of(name: str) -> InferenceEngine:

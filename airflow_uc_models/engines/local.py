@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_uc_models.engines import InferenceJob, Scored
+from airflow_uc_models.engines import EngineCapabilities, InferenceJob, Scored
 from airflow_uc_models.engines.paths import Location, new_file, remove_unfinished
 from airflow_uc_models.engines.predictions import PredictionColumns
 from airflow_uc_models.engines.schema import Features, arrow_type, features_of, fields_by_column
@@ -50,15 +50,16 @@ _BATCH_ROWS = (1_024, 131_072)
 class LocalEngine:
     """Scores in this process, with the packages of this worker."""
 
+    # Modes, bad rows and environments come with their own modules.
+    capabilities = EngineCapabilities(
+        name="local", paths=True, formats=tuple(FORMATS), batch_size=True, modes=("overwrite",), quarantine=False
+    )
+
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
 
     def check(self, job: InferenceJob) -> None:
-        """Raise InvalidArgumentError for paths and numbers that cannot be meant."""
-        if job.batch_size is not None and job.batch_size < 1:
-            raise InvalidArgumentError(f"batch_size must be at least 1, not {job.batch_size}.")
-        if job.input_format not in (None, *FORMATS):
-            raise InvalidArgumentError(f"input_format must be {' or '.join(FORMATS)}, not {job.input_format!r}.")
+        """Raise InvalidArgumentError for paths that cannot be meant."""
         if not job.output.endswith(".parquet"):
             raise InvalidArgumentError(f"The output is one Parquet file; {job.output!r} does not end in .parquet.")
         source, target = Location.parse(job.input), Location.parse(job.output)
@@ -69,7 +70,7 @@ class LocalEngine:
         if target.fs.isdir(target.path):
             raise InvalidArgumentError(f"The output {job.output} is a folder; name a file in it.")
 
-    def run(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
+    def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
         """Download the version, compare its signature with the input, score, and leave no model files behind."""
         started = time.monotonic()
         table = open_table(Location.parse(job.input), job.input_format)
@@ -84,7 +85,7 @@ class LocalEngine:
         return Scored(rows, round(time.monotonic() - started, 3))
 
     def cancel(self) -> None:
-        """Remove the model's files and what is written so far; a ``run`` that goes on will fail for lack of them."""
+        """Remove the model's files and what is written so far; a ``start`` that goes on will fail for lack of them."""
         while self._undo:
             self._undo.pop()()
 

@@ -148,6 +148,8 @@ def test_scores_a_file_with_the_alias(infer, classifier, tmp_path):
         "input": str(tmp_path / "in.parquet"),
         "output": str(output),
         "rows": 1000,
+        "bad_rows": 0,
+        "bad_rows_output": None,
     }
     written = pd.read_parquet(output)
     assert list(written.columns) == [*COLUMNS, "id", "prediction"]
