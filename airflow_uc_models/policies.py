@@ -7,29 +7,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NoReturn, Self
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
 
+from airflow_uc_models import policy_json as read
 from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.quantities import parse_age, parse_size
 from airflow_uc_models.rules import (
+    AgeRule,
     Check,
+    DescriptionRule,
     Facts,
-    MetricRule,
+    FlavorsRule,
     Rule,
     SignatureCompatibleRule,
     SignaturePresentRule,
+    SizeRule,
+    SmokeTestRule,
     TagRule,
-    is_number,
 )
+from airflow_uc_models.rules_metrics import MetricRule, metric_values
+
+if TYPE_CHECKING:
+    from mlflow.models import MetricThreshold
 
 __all__ = ["Check", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
+
+_FLAGS = ("require_signature", "compatible_signature", "smoke_test")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All checks of a policy; approved if each of them passed."""
+    """All checks of a policy; approved if each of them passed.
+
+    :param metrics: both sides of each metric that the policy names
+    """
 
     checks: tuple[Check, ...]
+    metrics: Mapping[str, Mapping[str, float | str | None]] = field(default_factory=dict)
 
     @property
     def approved(self) -> bool:
@@ -48,6 +64,7 @@ class Verdict:
             "validation_status": "approved" if self.approved else "rejected",
             "checks": [asdict(check) for check in self.checks],
             "reasons": self.reasons,
+            "metrics": {name: dict(sides) for name, sides in self.metrics.items()},
         }
 
 
@@ -60,35 +77,67 @@ class PromotionPolicy:
         PromotionPolicy(
             metrics=[
                 MetricRule("accuracy", min=0.9, min_gain=0.0),
-                MetricRule("log_loss", max=0.4, higher_is_better=False),
+                MetricRule("log_loss", max=0.4, min_relative_gain=0.05, higher_is_better=False),
+                MetricRule("recall", min=0.8, slices=["country=DE", "country=FR"]),
             ],
             required_tags=["reviewed_by"],
+            max_size="500MB",
+            max_age="30 days",
         )
 
     or the same as plain JSON, where an operator takes a policy::
 
         {"metrics": [{"name": "accuracy", "min": 0.9, "min_gain": 0.0},
-                     {"name": "log_loss", "max": 0.4, "higher_is_better": false}],
-         "required_tags": ["reviewed_by"]}
+                     {"name": "log_loss", "max": 0.4, "min_relative_gain": 0.05, "higher_is_better": false},
+                     {"name": "recall", "min": 0.8, "slices": ["country=DE", "country=FR"]}],
+         "required_tags": ["reviewed_by"], "max_size": "500MB", "max_age": "30 days"}
 
-    :param metrics: conditions on metrics
+    :param metrics: conditions on metrics; also a dict of metric to ``mlflow.models.MetricThreshold``
     :param required_tags: tags of the candidate: a list of keys or TagRules, or a dict of key to the value wanted (a
         list of values: one of them)
+    :param require_description: the candidate has a description; a number: of so many characters at least
     :param require_signature: the candidate has a signature with inputs and outputs
-    :param compatible_signature: the candidate's signature is compatible with the champion's
+    :param compatible_signature: the candidate's signature is compatible with the champion's: it may add optional
+        inputs, and drops or retypes none
+    :param max_size: bytes of all files of the candidate at most; a number, or text such as ``500MB`` or ``2GiB``
+    :param allowed_flavors: the MLflow flavors that the candidate may be saved in, such as ``["sklearn"]``;
+        ``python_function`` allows models of any code
+    :param max_age: how long ago the candidate's model was made at most: a timedelta, a number of days, or text such as
+        ``36 hours``. The age counts from the earliest of what is known: the version's creation, that of its logged
+        model, and the begin of its run, so that a copy is as old as what it was copied from
+    :param smoke_test: the candidate predicts its own input example, and its output is as its signature says
     """
 
-    metrics: Sequence[MetricRule] = ()
-    required_tags: Sequence[str | TagRule] | Mapping[str, str | Sequence[str]] = ()
+    metrics: Sequence[MetricRule] | Mapping[str, MetricThreshold] | None = None
+    required_tags: Sequence[str | TagRule] | Mapping[str, str | Sequence[str]] | None = None
+    require_description: bool | int = False
     require_signature: bool = True
     compatible_signature: bool = True
+    max_size: int | str | None = None
+    allowed_flavors: Sequence[str] | None = None
+    max_age: timedelta | float | str | None = None
+    smoke_test: bool = False
 
     def __post_init__(self) -> None:
-        if not _is_list(self.metrics) or not all(isinstance(rule, MetricRule) for rule in self.metrics):
+        for key in ("metrics", "required_tags"):
+            value = getattr(self, key)
+            if isinstance(value, Sequence | Mapping) and not value:
+                raise InvalidArgumentError(
+                    f"{key} of the policy is empty, and so no rule. Leave it out if that is meant."
+                )
+        if isinstance(self.metrics, Mapping):
+            object.__setattr__(self, "metrics", read.metric_rules("metrics", self.metrics))
+        if self.metrics is not None and not (
+            read.is_list(self.metrics) and all(isinstance(rule, MetricRule) for rule in self.metrics)
+        ):
             raise InvalidArgumentError(f"metrics of a policy must be a list of MetricRule, not {self.metrics!r}.")
-        for flag in ("require_signature", "compatible_signature"):
+        for flag in _FLAGS:
             if not isinstance(getattr(self, flag), bool):
                 raise InvalidArgumentError(f"{flag} of a policy must be True or False, not {getattr(self, flag)!r}.")
+        if not isinstance(self.require_description, int) or self.require_description < 0:
+            read.fail("require_description", "True, False or a number of characters", self.require_description)
+        if self.allowed_flavors is not None and not read.is_list(self.allowed_flavors):
+            read.fail("allowed_flavors", "a list of names", self.allowed_flavors)
         if not self.rules:
             raise InvalidArgumentError("The policy has no rule: it would approve everything. Give it at least one.")
 
@@ -96,25 +145,39 @@ class PromotionPolicy:
     def rules(self) -> tuple[Rule, ...]:
         """All rules, in the order of the verdict's checks."""
         return (
-            *self.metrics,
-            *_tag_rules(self.required_tags),
+            *self.metric_rules,
+            *read.tag_rules(self.required_tags),
+            *([DescriptionRule(int(self.require_description))] if self.require_description is not False else []),
             *([SignaturePresentRule()] if self.require_signature else []),
             *([SignatureCompatibleRule()] if self.compatible_signature else []),
+            *([SizeRule(parse_size("max_size of the policy", self.max_size))] if self.max_size is not None else []),
+            *([FlavorsRule(tuple(self.allowed_flavors))] if self.allowed_flavors is not None else []),
+            *([AgeRule(parse_age("max_age of the policy", self.max_age))] if self.max_age is not None else []),
+            *([SmokeTestRule()] if self.smoke_test else []),
         )
 
     @property
+    def metric_rules(self) -> tuple[MetricRule, ...]:
+        """The rules on metrics."""
+        return tuple(self.metrics or ())  # type: ignore[arg-type]  # a dict of thresholds became rules
+
+    @property
     def needs_signature(self) -> bool:
-        """Whether any rule looks at signatures, which are expensive to get."""
+        """Whether any rule looks at the candidate's signature, which is expensive to get."""
         return self.require_signature or self.compatible_signature
 
     @property
     def needs_champion_metrics(self) -> bool:
         """Whether any rule compares metrics with the champion's."""
-        return any(rule.min_gain is not None for rule in self.metrics)
+        return any(rule.compares for rule in self.metric_rules)
 
     def judge(self, candidate: Facts, champion: Facts | None) -> Verdict:
         """Return the verdict on a candidate; ``champion`` is None where there is none yet."""
-        return Verdict(tuple(check for rule in self.rules for check in rule.checks(candidate, champion)))
+        names = dict.fromkeys(name for rule in self.metric_rules for name in rule.names)
+        return Verdict(
+            tuple(check for rule in self.rules for check in rule.checks(candidate, champion)),
+            {name: metric_values(name, candidate, champion) for name in names},
+        )
 
     @classmethod
     def of(cls, value: PromotionPolicy | Mapping[str, Any] | str) -> PromotionPolicy:
@@ -136,93 +199,20 @@ class PromotionPolicy:
 
         Raises: InvalidArgumentError for what is unknown, missing or of a wrong type.
         """
-        policy = _known("policy", value, cls)
+        policy = read.known("policy", value, cls)
         if not policy:
             raise InvalidArgumentError("The policy is empty; if it comes from a template, that rendered to nothing.")
-        for flag in {"require_signature", "compatible_signature"} & set(policy):
-            policy[flag] = _flag(flag, policy[flag])
-        if "metrics" in policy:
-            policy["metrics"] = _each("metrics", policy["metrics"], _metric_rule)
-        if _is_list(policy.get("required_tags")):
-            policy["required_tags"] = _each("required_tags", policy["required_tags"], _tag_rule)
+        for key in policy:
+            policy[key] = _READERS[key](key, policy[key])
         return cls(**policy)
 
 
-def _metric_rule(where: str, value: Any) -> MetricRule:
-    if isinstance(value, MetricRule):
-        return value
-    rule = _known(where, value, MetricRule)
-    if "name" not in rule:
-        raise InvalidArgumentError(f"{where} of the policy has no name of a metric: {value!r}.")
-    for key in {"min", "max", "min_gain"} & set(rule):
-        rule[key] = _number(f"{key} in {where}", rule[key])
-    if "higher_is_better" in rule:
-        rule["higher_is_better"] = _flag(f"higher_is_better in {where}", rule["higher_is_better"])
-    return MetricRule(**rule)
-
-
-def _tag_rule(where: str, value: Any) -> str | TagRule:
-    if isinstance(value, str | TagRule):
-        return value
-    rule = _known(where, value, TagRule)
-    key = rule.get("key", "")
-    return TagRule(key, _values(key, rule["values"]) if "values" in rule else ())
-
-
-def _tag_rules(tags: Any) -> tuple[TagRule, ...]:
-    if isinstance(tags, Mapping):
-        return tuple(TagRule(key, _values(key, value)) for key, value in tags.items())
-    if not _is_list(tags) or not all(isinstance(tag, str | TagRule) for tag in tags):
-        raise InvalidArgumentError(f"required_tags must be a list of keys or a dict of key to value, not {tags!r}.")
-    return tuple(TagRule(tag) if isinstance(tag, str) else tag for tag in tags)
-
-
-def _values(key: Any, value: Any) -> tuple[str, ...]:
-    """Return allowed values; none at all would allow any, which must not come from an empty template."""
-    values = (value,) if isinstance(value, str) else tuple(value) if _is_list(value) else ()
-    if not values:
-        raise InvalidArgumentError(
-            f"The value of required tag {key!r} must be a string or a list of strings, not {value!r}; to allow any "
-            "value, give required_tags as a list of keys."
-        )
-    return values
-
-
-def _known(where: str, value: Any, of: type) -> dict[str, Any]:
-    """Return a dict whose keys are all fields of a class."""
-    if not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"{where} must be a dict, not {type(value).__name__}: {value!r}.")
-    known = [f.name for f in fields(of)]
-    if unknown := [key for key in value if key not in known]:
-        raise InvalidArgumentError(
-            f"Unknown key {', '.join(map(repr, unknown))} in {where}; known are {', '.join(known)}."
-        )
-    return dict(value)
-
-
-def _each(where: str, value: Any, build: Callable[[str, Any], Any]) -> list[Any]:
-    if not _is_list(value):
-        _fail(where, "a list", value)
-    return [build(f"{where}[{i}]", item) for i, item in enumerate(value)]
-
-
-def _number(where: str, value: Any) -> float:
-    """Read a number; None is none, or a template that rendered to nothing would drop a threshold."""
-    try:
-        return value if is_number(value) else float(str(value))
-    except ValueError:
-        _fail(where, "a number", value)
-
-
-def _flag(where: str, value: Any) -> bool:
-    flags = {"true": True, "false": False}
-    text = str(value).strip().lower()
-    return flags[text] if text in flags else _fail(where, "true or false", value)
-
-
-def _fail(where: str, wanted: str, value: Any) -> NoReturn:
-    raise InvalidArgumentError(f"{where} of the policy must be {wanted}, not {value!r}.")
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "metrics": read.metric_rules,
+    "required_tags": read.required_tags,
+    "require_description": read.flag_or_length,
+    **dict.fromkeys(_FLAGS, read.flag),
+    "max_size": read.given,
+    "allowed_flavors": read.strings,
+    "max_age": read.given,
+}

@@ -1,38 +1,40 @@
-"""The rules that promotion policies are made of. Pure: no Airflow, no registry, no mlflow.
+"""The rules that promotion policies are made of, but for those on metrics. Pure: no Airflow, no registry, no mlflow.
 
 A rule is a small frozen class whose ``checks`` yields one Check per condition, whatever the facts are, so that a
-verdict always lists all of them.
-
-Numbers are compared by ``>=`` and ``<=`` on their shortest decimal form, without any tolerance: from 0.8 to 0.9 is
-a gain of exactly 0.1, though the binary difference is a little less. What is unknown or not finite refuses.
+verdict always lists all of them. What is unknown refuses.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Context, Decimal
-from typing import Any, Protocol, TypeGuard
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.quantities import age_text, size_text
 from airflow_uc_models.signatures import Signature, compatible
 
-# Enough digits for the exact difference of any two floats.
-_EXACT = Context(prec=1100)
-_MANY = 10
+# Clocks of servers differ; what is further ahead of ours is no time to rely on.
+_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What rules may know of a model version.
+    """What rules may know of a model version; what was not asked for is as if it were unknown.
 
     :param metrics: value by metric name
     :param tags: tags of the version
     :param signature: the model's signature, None if it has none
     :param model: what tells one model from another; two versions of one and the same model share it
     :param metrics_from: where metrics were looked for, in words that complete "not in ..."
+    :param evaluated_on: the data on which metrics were measured for this verdict, by metric; others were logged
+    :param description: the version's description
+    :param size: bytes of all files of the version
+    :param flavors: see flavors.py
+    :param made_at: when the model was made
+    :param as_of: the time for which the facts hold: the clock of the rule on age
+    :param smoke_test: what is wrong with a prediction of the model's own input example; empty if nothing is
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -40,6 +42,13 @@ class Facts:
     signature: Signature | None = None
     model: str | None = None
     metrics_from: str = "its metrics"
+    evaluated_on: Mapping[str, str] = field(default_factory=dict)
+    description: str | None = None
+    size: int | None = None
+    flavors: frozenset[str] | None = None
+    made_at: datetime | None = None
+    as_of: datetime | None = None
+    smoke_test: str | None = None
 
     def is_same_model(self, other: Facts) -> bool:
         """Whether both are versions of one and the same model."""
@@ -72,80 +81,6 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class MetricRule:
-    """Conditions on one metric; at least one of ``min``, ``max`` and ``min_gain``.
-
-    An unknown metric fails every condition on it. Without a champion, or where the candidate is the champion's own
-    model, ``min_gain`` passes as long as the metric is known.
-
-    :param name: the metric
-    :param min: the candidate's value is at least this
-    :param max: the candidate's value is at most this
-    :param min_gain: the candidate is better than the champion by at least this, in units of the metric: 0 for "not
-        worse", less than 0 for how much worse it may be
-    :param higher_is_better: whether a greater value is a gain; False for errors and losses
-    """
-
-    name: str
-    min: float | None = None
-    max: float | None = None
-    min_gain: float | None = None
-    higher_is_better: bool = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InvalidArgumentError(f"The name of a metric rule must be a metric's name, not {self.name!r}.")
-        limits = {"min": self.min, "max": self.max, "min_gain": self.min_gain}
-        for key, limit in limits.items():
-            if limit is not None and not (is_number(limit) and math.isfinite(limit)):
-                raise InvalidArgumentError(f"{key} of metric {self.name!r} must be a finite number, not {limit!r}.")
-        if not isinstance(self.higher_is_better, bool):
-            raise InvalidArgumentError(f"higher_is_better of metric {self.name!r} must be True or False.")
-        if all(limit is None for limit in limits.values()):
-            raise InvalidArgumentError(
-                f"The rule for metric {self.name!r} could refuse nothing: give it min, max or min_gain."
-            )
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise InvalidArgumentError(f"min of metric {self.name!r} is greater than its max: nothing could pass.")
-
-    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:
-        """Check the thresholds, then the gain."""
-        if self.min is not None:
-            yield self._threshold(candidate, self.min, ">=", "at least")
-        if self.max is not None:
-            yield self._threshold(candidate, self.max, "<=", "at most")
-        if self.min_gain is not None:
-            yield self._gain(candidate, champion, self.min_gain)
-
-    def _threshold(self, candidate: Facts, limit: float, sign: str, words: str) -> Check:
-        rule, value = f"{self.name} {sign} {_shown(limit)}", candidate.metrics.get(self.name)
-        if not _is_usable(value):
-            return Check(rule, False, _no_value("the candidate", self.name, candidate), _plain(value), limit)
-        passed = value >= limit if sign == ">=" else value <= limit
-        return Check(rule, passed, f"{self.name} is {_shown(value)}, {words} {_shown(limit)} is asked", value, limit)
-
-    def _gain(self, candidate: Facts, champion: Facts | None, limit: float) -> Check:
-        rule, value = f"{self.name} gain >= {_shown(limit)}", candidate.metrics.get(self.name)
-        if not _is_usable(value):
-            return Check(rule, False, _no_value("the candidate", self.name, candidate), _plain(value))
-        if champion is None:
-            return Check(rule, True, f"{self.name} is {_shown(value)}, and there is no champion yet", value)
-        before = champion.metrics.get(self.name)
-        if candidate.is_same_model(champion):
-            return Check(rule, True, f"{self.name}: the candidate is the champion's own model", value, _plain(before))
-        if not _is_usable(before):
-            reason = _no_value("the champion", self.name, champion)
-            return Check(rule, False, f"{reason}; there is nothing to compare with", value, _plain(before))
-        better, worse = (value, before) if self.higher_is_better else (before, value)
-        gain = _EXACT.subtract(_decimal(better), _decimal(worse))
-        reason = (
-            f"{self.name} is {_shown(value)} against the champion's {_shown(before)}: a gain of {_shown(gain)}"
-            f"{'' if self.higher_is_better else ' (lower is better)'}, at least {_shown(limit)} is asked"
-        )
-        return Check(rule, gain >= _decimal(limit), reason, value, before)
-
-
-@dataclass(frozen=True, slots=True)
 class TagRule:
     """The candidate carries a tag.
 
@@ -170,6 +105,31 @@ class TagRule:
         reason += f", {wanted} is asked" if wanted else ", which is required" if value is None else ""
         passed = value is not None and (not self.values or value in self.values)
         yield Check(rule, passed, reason, value, wanted or None)
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptionRule:
+    """The candidate has a description.
+
+    :param min_length: characters it has at least, blanks at both ends not counted
+    """
+
+    min_length: int = 1
+
+    def __post_init__(self) -> None:
+        if not _is_positive(self.min_length, int):
+            raise InvalidArgumentError(
+                f"The least length of a description must be a whole number above 0, not {self.min_length!r}."
+            )
+
+    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
+        """Check the length of the description."""
+        length = len((candidate.description or "").strip())
+        rule = "description" + (f" of at least {self.min_length} characters" if self.min_length > 1 else "")
+        reason = f"the description has {length} characters, at least {self.min_length} is asked"
+        if not length:
+            reason = "the candidate has no description, which is required"
+        yield Check(rule, length >= self.min_length, reason, length, self.min_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,35 +163,91 @@ class SignatureCompatibleRule:
             yield Check(rule, not reasons, "; ".join(reasons) or "the signature is compatible with the champion's")
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@dataclass(frozen=True, slots=True)
+class SizeRule:
+    """The files of the candidate are not more than so many bytes; a size that no server tells refuses."""
+
+    max_bytes: int
+
+    def __post_init__(self) -> None:
+        if not _is_positive(self.max_bytes, int):
+            raise InvalidArgumentError(f"max_size must be a number of bytes above 0, not {self.max_bytes!r}.")
+
+    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
+        """Check the sum of all files."""
+        rule, size = f"size <= {size_text(self.max_bytes)}", candidate.size
+        if size is None or size < 1:
+            reason = "the size of the files is unknown: the server does not tell it for each of them"
+            yield Check(rule, False, reason, size, self.max_bytes)
+            return
+        reason = f"the files have {size:,} bytes, at most {self.max_bytes:,} are asked"
+        yield Check(rule, size <= self.max_bytes, reason, size, self.max_bytes)
 
 
-def _is_usable(value: float | None) -> TypeGuard[float]:
-    """Whether a metric can be compared: not NaN, nor infinite, which an MLflow server stores as the greatest float."""
-    return value is not None and abs(value) < sys.float_info.max
+@dataclass(frozen=True, slots=True)
+class FlavorsRule:
+    """The candidate was saved in allowed flavors only.
+
+    :param allowed: such as ``("sklearn", "xgboost")``; ``python_function`` allows models of any code
+    """
+
+    allowed: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        is_names = isinstance(self.allowed, tuple) and all(isinstance(name, str) and name for name in self.allowed)
+        if not is_names or not self.allowed:
+            raise InvalidArgumentError(
+                f"allowed_flavors must be a list of at least one name of a flavor, not {self.allowed!r}."
+            )
+
+    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
+        """Check each flavor of the candidate."""
+        allowed, flavors = " or ".join(self.allowed), candidate.flavors
+        rule = f"flavor {allowed}"
+        if not flavors:
+            yield Check(rule, False, "the flavors of the candidate are unknown", None, allowed)
+            return
+        named, wrong = ", ".join(sorted(flavors)), sorted(flavors - set(self.allowed))
+        reason = f"{', '.join(wrong)} is not allowed, only {allowed}" if wrong else f"{named} is allowed"
+        yield Check(rule, not wrong, reason, named, allowed)
 
 
-def _no_value(whose: str, name: str, facts: Facts) -> str:
-    value = facts.metrics.get(name)
-    if value is not None:
-        return f"{name} of {whose} is {value}, which compares with nothing"
-    known = sorted(facts.metrics)
-    more = ", ..." if len(known) > _MANY else ""
-    return (
-        f"{name} of {whose} is unknown: not in {facts.metrics_from} (known: {', '.join(known[:_MANY]) or 'none'}{more})"
-    )
+@dataclass(frozen=True, slots=True)
+class AgeRule:
+    """The candidate was not made longer ago than this; a model without a known time, or from the future, refuses."""
+
+    max_age: timedelta
+
+    def __post_init__(self) -> None:
+        if not _is_positive(self.max_age, timedelta):
+            raise InvalidArgumentError(f"max_age must be a timedelta above 0, not {self.max_age!r}.")
+
+    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
+        """Check the time between the making of the model and the facts."""
+        limit = age_text(self.max_age)
+        rule, made, now = f"age <= {limit}", candidate.made_at, candidate.as_of
+        if made is None or now is None:
+            yield Check(rule, False, "the time when the model was made is unknown", None, limit)
+            return
+        age = now - made
+        if age < -_CLOCKS_DIFFER:
+            reason = f"the model was made at {made.isoformat()}, which lies in the future: set the clocks right"
+            yield Check(rule, False, reason, made.isoformat(), limit)
+            return
+        age = max(age, timedelta(0))
+        reason = f"the model of {made.isoformat()} is {age_text(age)} old, at most {limit} is asked"
+        yield Check(rule, age <= self.max_age, reason, age_text(age), limit)
 
 
-def _plain(value: float | None) -> float | str | None:
-    """Return what plain JSON can hold."""
-    return value if value is None or math.isfinite(value) else str(value)
+@dataclass(frozen=True, slots=True)
+class SmokeTestRule:
+    """The candidate, in an environment of its own, predicts its input example as its signature says."""
+
+    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
+        """Check how the prediction went."""
+        wrong = "it was not made" if candidate.smoke_test is None else candidate.smoke_test
+        yield Check("smoke test", not wrong, wrong or "the model predicts its input example as its signature says")
 
 
-def _decimal(value: float) -> Decimal:
-    return Decimal(repr(float(value)))
-
-
-def _shown(value: float | Decimal) -> str:
-    return repr(float(value)).removesuffix(".0")
+def _is_positive(value: Any, of: type) -> bool:
+    return isinstance(value, of) and not isinstance(value, bool) and value > of()

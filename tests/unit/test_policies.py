@@ -19,7 +19,8 @@ METRIC_NAMES = ("accuracy", "loss", "auc")
 
 
 def metric_policy(*rules, **options):
-    return PromotionPolicy(metrics=rules, **{"require_signature": False, "compatible_signature": False} | options)
+    none = {"require_signature": False, "compatible_signature": False}
+    return PromotionPolicy(metrics=rules or None, **none | options)
 
 
 def judge(policy, candidate, champion=None):
@@ -254,7 +255,8 @@ def test_signatures_are_looked_at_only_where_a_rule_needs_them():
         (lambda: PromotionPolicy(required_tags="reviewed"), "required_tags"),
         (lambda: PromotionPolicy(required_tags={"a": None}), "required tag 'a'"),
         (lambda: PromotionPolicy(required_tags={"a": []}), "required tag 'a'"),
-        (lambda: PromotionPolicy(required_tags=None), "required_tags"),
+        (lambda: PromotionPolicy(required_tags=[]), "required_tags of the policy is empty"),
+        (lambda: PromotionPolicy(metrics=[]), "metrics of the policy is empty"),
         (lambda: PromotionPolicy(require_signature="yes"), "require_signature"),
     ],
 )
