@@ -102,6 +102,7 @@ class LoggedModel:
 
     :param metrics: newest value by metric name
     :param workspace_id: the Databricks workspace that it was read from
+    :param created_at: milliseconds since the epoch
     """
 
     model_id: str
@@ -111,6 +112,7 @@ class LoggedModel:
     status: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     workspace_id: str | None = None
+    created_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class Run:
     :param metrics: newest value by metric name
     :param model_ids: logged models that the run wrote, in the order of their steps
     :param workspace_id: the Databricks workspace that it was read from
+    :param started_at: milliseconds since the epoch
     """
 
     run_id: str
@@ -128,3 +131,4 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     model_ids: list[str] = field(default_factory=list)
     workspace_id: str | None = None
+    started_at: int | None = None

@@ -65,7 +65,7 @@ CONNECTION_TYPES: list[dict[str, Any]] = [
 ]
 
 
-OPERATORS = ("alias", "inference", "model_version", "pending", "registered_model", "tag", "validation")
+OPERATORS = ("alias", "approval", "inference", "model_version", "pending", "registered_model", "tag", "validation")
 SENSORS = ("alias", "model_version", "registered_model")
 TRIGGERS = ("condition", "model_events")
 

@@ -8,17 +8,21 @@ from starlette.responses import JSONResponse, Response
 
 from airflow_uc_models.emulator.files import Files
 from airflow_uc_models.emulator.governance import Governance
+from airflow_uc_models.emulator.jobs import Jobs
 from airflow_uc_models.emulator.legacy import Legacy
 from airflow_uc_models.emulator.native import Native
+from airflow_uc_models.emulator.notebooks import NotebookRoutes
 from airflow_uc_models.emulator.oauth import OAuth
 from airflow_uc_models.emulator.privileges import Principal
 from airflow_uc_models.emulator.recording import PRINCIPAL
 from airflow_uc_models.emulator.routing import endpoint, handlers
+from airflow_uc_models.emulator.serving import Serving
+from airflow_uc_models.emulator.statements import Statements
 from airflow_uc_models.emulator.storage import Storage
 from airflow_uc_models.emulator.tracking import Tracking
 from airflow_uc_models.emulator.workspace import Workspace
 
-GROUPS = (OAuth, Legacy, Native, Governance, Files, Storage, Tracking)
+GROUPS = (OAuth, Legacy, Native, Governance, Files, Storage, NotebookRoutes, Jobs, Statements, Serving, Tracking)
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_uc_models.emulator.settings import Settings
 
 if TYPE_CHECKING:
+    from airflow_uc_models.emulator.contents import Endpoints, Tables
     from airflow_uc_models.emulator.privileges import Principal
+    from airflow_uc_models.emulator.runs import Runs
+    from airflow_uc_models.emulator.warehouse import Warehouses
 
 TRANSPORT = "uc_models.transport"
 
@@ -129,6 +132,26 @@ class Emulator(LoopbackServer):
     def token(self) -> str:
         """The admin's token."""
         return self.workspace.admin.token or ""
+
+    @property
+    def runs(self) -> Runs:
+        """The one-time runs; ``plan`` says what becomes of the next."""
+        return self.workspace.runs
+
+    @property
+    def warehouses(self) -> Warehouses:
+        """The SQL warehouses; ``add`` makes one, ``answer`` says what becomes of statements."""
+        return self.workspace.warehouses
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The serving endpoints; ``add`` makes one."""
+        return self.workspace.endpoints
+
+    @property
+    def tables(self) -> Tables:
+        """The tables, which have columns but no rows; ``add`` makes one."""
+        return self.workspace.tables
 
     def add_schema(self, name: str) -> None:
         """Make a schema, ``catalog.schema``, and its catalog."""

@@ -32,6 +32,8 @@ class Settings:
     :param write_ready_versions: let files of READY versions be changed
     :param empty_pages: send an empty page with a token between two pages
     :param page_limit: let no page be longer than this
+    :param notebook_environments: let notebook tasks on serverless compute have an environment; earlier, workspaces
+        refused that
     :param tracking_uri: an MLflow server to which calls about runs, experiments and logged models are passed on
     :param workspace_id: the workspace's number
     :param database: a SQLite file that keeps the state; files are kept in a folder beside it
@@ -55,6 +57,7 @@ class Settings:
     write_ready_versions: bool = False
     empty_pages: bool = True
     page_limit: int | None = None
+    notebook_environments: bool = True
     tracking_uri: str | None = None
     workspace_id: int = 1234567890123456
     database: Path | None = None

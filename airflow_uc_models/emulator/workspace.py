@@ -11,12 +11,15 @@ from typing import Any
 
 from airflow_uc_models.emulator import rules
 from airflow_uc_models.emulator.catalog import Catalog
+from airflow_uc_models.emulator.contents import Endpoints, Notebooks, Tables
 from airflow_uc_models.emulator.errors import ApiError
 from airflow_uc_models.emulator.file_store import FileStore
 from airflow_uc_models.emulator.persistence import Database
 from airflow_uc_models.emulator.privileges import Guard, Principal, Principals, lineage
+from airflow_uc_models.emulator.runs import Runs
 from airflow_uc_models.emulator.settings import Settings
 from airflow_uc_models.emulator.state import Container, Model, State, Version
+from airflow_uc_models.emulator.warehouse import Warehouses
 
 ADMIN = "admin@example.com"
 
@@ -41,6 +44,8 @@ class Workspace:
         self.principals = Principals()
         self.admin = self.principals.add(Principal(ADMIN, token or f"dapi{secrets.token_hex(16)}", is_admin=True))
         self.catalog = Catalog(settings, self.state, self.guard, self.principals, self.files)
+        self.notebooks, self.runs, self.warehouses = Notebooks(), Runs(), Warehouses()
+        self.endpoints, self.tables = Endpoints(), Tables()
         self.metastore_id = "11111111-2222-3333-4444-555555555555"
         self.account_id = "99999999-8888-7777-6666-555555555555"
 
@@ -86,7 +91,9 @@ class Workspace:
         return f"{folder}/versions/{version.id}" if version else folder
 
     def reset(self) -> None:
-        """Forget models, files, grants, and principals other than the admin."""
+        """Forget models, files, grants, principals other than the admin, and what ran or was to run."""
+        for store in (self.notebooks, self.runs, self.warehouses, self.endpoints, self.tables):
+            store.clear()
         with self.state.lock:
             self.state.clear()
             self.guard.clear()

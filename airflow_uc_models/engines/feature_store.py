@@ -1,4 +1,4 @@
-"""Models that look their features up themselves, logged by databricks-feature-engineering: only Databricks scores them."""
+"""Models that look up their features themselves, as databricks-feature-engineering logs them."""
 
 from __future__ import annotations
 

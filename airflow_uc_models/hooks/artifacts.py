@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,38 @@ def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
             raise ModelContentError(_no_mlmodel(artifact_uri, is_empty=not names))
         with tempfile.TemporaryDirectory(prefix="mlmodel-") as folder:
             return read_mlmodel(Path(repository.download_artifacts(MLMODEL, folder)).parent)
+
+
+def version_size(hook: ModelRegistryHook, version: ModelVersion) -> int | None:
+    """Return the bytes of all files of a version; None if the server does not tell them of each file."""
+    if hook.registry.capabilities.uploads:
+        sizes = model_files.sizes(hook, version)
+    else:
+        uri = hook.run(hook.registry.get_model_version_download_uri(version.name, version.version))
+        with mlflow_session(hook) as tracking_uri, mlflow_errors(f"list the files of {uri}", hook.endpoint):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            sizes = model_files.remote_sizes(get_artifact_repository(uri, tracking_uri=tracking_uri))
+    # An MLmodel file is never empty: a server that says so tells no sizes.
+    known = [size for size in sizes.values() if size is not None]
+    return sum(known) if sizes.get(MLMODEL) and len(known) == len(sizes) else None
+
+
+def log_texts(hook: ModelRegistryHook, run_id: str, folder: str, texts: Mapping[str, str], *, action: str) -> None:
+    """Write text files into a folder of a run's artifacts, over those of an earlier try.
+
+    :param action: what is done, for the error
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="artifacts-") as local,
+        mlflow_session(hook),
+        mlflow_errors(action, hook.endpoint),
+    ):
+        from mlflow import MlflowClient
+
+        for name, text in texts.items():
+            (Path(local) / name).write_text(text, encoding="utf-8")
+        MlflowClient().log_artifacts(run_id, local, folder)
 
 
 def read_mlmodel(folder: Path) -> dict[str, Any]:

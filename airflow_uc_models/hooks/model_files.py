@@ -44,13 +44,19 @@ def download(hook: ModelRegistryHook, version: ModelVersion, folder: Path, file:
         progress.finish()
 
 
+def sizes(hook: ModelRegistryHook, version: ModelVersion) -> dict[str, int | None]:
+    """List all files of a version with their bytes, where the server tells them."""
+    with _transfer(hook, version, "Listing", write=False) as (repository, _):
+        return remote_sizes(repository)
+
+
 def upload(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> None:
     """Upload all files of a folder to a version that is still pending."""
     with _transfer(hook, version, "Uploading", write=True) as (repository, progress):
         sizes = _local_sizes(folder)
         progress.files, progress.bytes = len(sizes), sum(sizes.values())
         repository.log_artifacts(str(folder), "")
-        _compare(sizes, _remote_sizes(repository), f"the upload to {version.uri}")
+        _compare(sizes, remote_sizes(repository), f"the upload to {version.uri}")
         progress.finish()
 
 
@@ -199,7 +205,9 @@ def _local_sizes(folder: Path) -> dict[str, int]:
     return {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
 
 
-def _remote_sizes(repository: ArtifactRepository) -> dict[str, int | None]:
+def remote_sizes(repository: ArtifactRepository) -> dict[str, int | None]:
+    """List all files of a repository with their bytes, where the server tells them."""
+
     def below(path: str) -> Iterable[tuple[str, int | None]]:
         for item in repository.list_artifacts(path):
             if item.is_dir:

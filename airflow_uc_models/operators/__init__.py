@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         RollbackRegisteredModelAliasOperator,
         SetRegisteredModelAliasOperator,
     )
+    from airflow_uc_models.operators.approval import ApproveModelVersionOperator, SetModelVersionApprovalTagOperator
     from airflow_uc_models.operators.inference import BatchInferenceOperator
     from airflow_uc_models.operators.model_version import (
         CopyModelVersionOperator,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from airflow_uc_models.operators.validation import BranchOnModelValidationOperator, ValidateModelVersionOperator
 
 _MODULES = {
+    "ApproveModelVersionOperator": "approval",
     "BatchInferenceOperator": "inference",
     "BranchOnModelValidationOperator": "validation",
     "CopyModelVersionOperator": "model_version",
@@ -59,6 +61,7 @@ _MODULES = {
     "RollbackRegisteredModelAliasOperator": "alias",
     "SearchModelVersionsOperator": "model_version",
     "SearchRegisteredModelsOperator": "registered_model",
+    "SetModelVersionApprovalTagOperator": "approval",
     "SetModelVersionTagsOperator": "tag",
     "SetRegisteredModelAliasOperator": "alias",
     "SetRegisteredModelTagsOperator": "tag",
@@ -67,6 +70,7 @@ _MODULES = {
     "ValidateModelVersionOperator": "validation",
 }
 __all__ = [
+    "ApproveModelVersionOperator",
     "BatchInferenceOperator",
     "BranchOnModelValidationOperator",
     "CopyModelVersionOperator",
@@ -86,6 +90,7 @@ __all__ = [
     "RollbackRegisteredModelAliasOperator",
     "SearchModelVersionsOperator",
     "SearchRegisteredModelsOperator",
+    "SetModelVersionApprovalTagOperator",
     "SetModelVersionTagsOperator",
     "SetRegisteredModelAliasOperator",
     "SetRegisteredModelTagsOperator",

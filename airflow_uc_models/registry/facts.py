@@ -37,11 +37,15 @@ class Origin:
     :param model_id: the logged model behind the version
     :param metrics: newest value by metric name
     :param looked_in: where the metrics were looked for, in words
+    :param run_id: the run, if the server has it
+    :param made_at: milliseconds since the epoch when the model was made: a copy is as old as its original
     """
 
     model_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     looked_in: str = "any run or logged model, as the version has none"
+    run_id: str | None = None
+    made_at: int | None = None
 
 
 def champion_of(registry: Registry, name: str, alias: str) -> Call[ModelVersion | None]:
@@ -77,7 +81,9 @@ def origin_of(registry: Registry, version: ModelVersion) -> Call[Origin]:
     looked_in = _words(version, model_id, model, run) or Origin().looked_in
     if doubtful:
         looked_in += f", but {', '.join(doubtful)} as 0 on the logged model alone, where MLflow turns NaN into 0"
-    return Origin(model_id, metrics, looked_in)
+    times = (version.created_at, model and model.created_at, run and run.started_at)
+    made_at = min((time for time in times if time is not None), default=None)
+    return Origin(model_id, metrics, looked_in, run and run.run_id, made_at)
 
 
 def _metrics(model: LoggedModel | None, run: Run | None) -> tuple[dict[str, float], list[str]]:

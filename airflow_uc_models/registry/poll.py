@@ -29,7 +29,7 @@ from airflow_uc_models.registry.sweep import Sweep
 from airflow_uc_models.watches import Part, Watch
 
 RECONCILE_SECONDS = 600.0
-_FEW_VERSIONS = 10  # so many are listed as cheaply as one is asked for
+FEW_VERSIONS = 10  # so many are listed as cheaply as one is asked for
 _FEW_MODELS = 4  # from so many on a sweep over the schema is cheaper than asking for each
 _TAGGED_VERSIONS = 10  # versions whose tags are read in each round
 _TURN = 100  # versions, or calls / 100, of the others in one round
@@ -215,7 +215,7 @@ class Poll:
         asked = yield from self._with_model_parts(name, state, parts)
         if asked is None:
             return None
-        if self._changed is None and len(state.versions) <= _FEW_VERSIONS:
+        if self._changed is None and len(state.versions) <= FEW_VERSIONS:
             read = yield from self._listed_whole(name, asked, parts)
         else:
             read = yield from self._with_newer(name, known, asked, parts)
@@ -248,7 +248,7 @@ class Poll:
         """Return the state with versions that are new, and with those of whom more was to be expected."""
         found = yield from self._newer(name, known)
         seen = {version.version for version in found}
-        for number in [number for number in known.pending if number not in seen][-_FEW_VERSIONS:]:
+        for number in [number for number in known.pending if number not in seen][-FEW_VERSIONS:]:
             version = yield from self._get(name, number)
             if version is None:
                 state = replace(state, versions={n: v for n, v in state.versions.items() if n != number})

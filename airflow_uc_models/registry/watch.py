@@ -20,10 +20,9 @@ from airflow_uc_models.exceptions import NotFoundError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import NO_SCHEMA
-from airflow_uc_models.registry.poll import RECONCILE_SECONDS
+from airflow_uc_models.registry.poll import FEW_VERSIONS, RECONCILE_SECONDS
 from airflow_uc_models.registry.registration import versions_of
 
-_FEW_VERSIONS = 10  # so many are listed as cheaply as one is asked for
 _NEXT_NUMBERS = 3
 
 
@@ -94,7 +93,7 @@ def _candidates(
         return []  # deleted since; the next look finds it missing
     found = [version for version in listed if version.version > condition.after]
     # Where new versions cannot be searched for, the next numbers are asked for, once there was nothing to wait for.
-    remember = not found and len(listed) > _FEW_VERSIONS
+    remember = not found and len(listed) > FEW_VERSIONS
     looked.newest = max((version.version for version in listed), default=0)
     looked.until = now + RECONCILE_SECONDS if remember else 0.0
     if condition.tags and not registry.capabilities.tag_search:

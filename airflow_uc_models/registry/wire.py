@@ -69,6 +69,7 @@ def run(body: Mapping[str, Any]) -> Run:
         status=info.get("status"),
         metrics=_metrics((item.get("data") or {}).get("metrics") or []),
         model_ids=[o["model_id"] for o in sorted(outputs, key=lambda o: int(o.get("step") or 0))],
+        started_at=millis(info.get("start_time")),
     )
 
 
@@ -83,6 +84,7 @@ def logged_model(body: Mapping[str, Any]) -> LoggedModel:
         artifact_uri=info.get("artifact_uri"),
         status=(info.get("status") or "").removeprefix("LOGGED_MODEL_") or None,
         metrics=_metrics(data.get("metrics") or []),
+        created_at=millis(info.get("creation_timestamp_ms")),
     )
 
 

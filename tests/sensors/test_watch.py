@@ -147,7 +147,7 @@ def test_a_condition_without_facts_is_a_bug(look):
 
 
 def test_a_long_wait_does_not_list_all_versions_at_each_look(look, mlflow_server, model_name, monkeypatch):
-    monkeypatch.setattr(watch, "_FEW_VERSIONS", 1)
+    monkeypatch.setattr(watch, "FEW_VERSIONS", 1)
     client = make_versions(mlflow_server, model_name, 2)
     condition, looked = NewModelVersion(model_name, 2), Looked()
     assert look(condition, POOR, looked)[1] == [MODEL, SEARCH]
@@ -176,7 +176,7 @@ def test_of_few_versions_all_are_listed(look, mlflow_server, model_name):
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_the_next_version_ends_a_wait_that_asks_for_its_number(look, mlflow_server, model_name, monkeypatch, gone):
-    monkeypatch.setattr(watch, "_FEW_VERSIONS", 1)
+    monkeypatch.setattr(watch, "FEW_VERSIONS", 1)
     client = make_versions(mlflow_server, model_name, 2)
     condition, looked = NewModelVersion(model_name, 2), Looked()
     look(condition, POOR, looked)

@@ -18,8 +18,8 @@ import pytest
 from airflow.sdk.definitions.context import Context
 from support.databricks import connection_json
 from support.receiver import AUTHORIZATION, PATH, SECRET, Receiver
-from support.registries import EMULATED, Subject
-from support.watching import WatchingStack
+from support.registries import Subject
+from support.watching import WatchingStack, admin, running
 
 from airflow_uc_models.emulator import Emulator
 from scripts.demo.home import Home
@@ -124,21 +124,15 @@ def stack(receiver, tmp_path_factory) -> Iterator[Examples]:
             # A Dag that is unpaused gets its watcher when its file is parsed again.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "2",
         }
-        stack = Examples(home, workspace, dags, variables)
-        try:
-            stack.start(lambda _: None)
-            stack.await_dags({WATCHER, RELAY, VERSION, *WEBHOOKS})
+        examples = Examples(home, workspace, dags, variables)
+        with running(examples, WATCHER, RELAY, VERSION, *WEBHOOKS) as stack:
             yield stack
-        finally:
-            stack.stop(10)
 
 
 @pytest.fixture(scope="module")
 def registry(stack) -> Iterator[Subject]:
-    """The workspace, for who registers versions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_ADMIN", connection_json(stack.workspace))
-        yield Subject("admin", SCHEMA, EMULATED)
+    with admin(stack.workspace, SCHEMA) as subject:
+        yield subject
 
 
 def make_model(registry: Subject, name: str) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.databricks import connection_json
-from support.registries import EMULATED, Subject
-from support.watching import WatchingStack
+from support.registries import Subject
+from support.watching import WatchingStack, admin, running
 
 from airflow_uc_models.emulator import Emulator, Settings
 from scripts.demo.home import Home
@@ -61,21 +61,14 @@ def stack(size, tmp_path_factory) -> Iterator[WatchingStack]:
             "WATCHED_MODELS": str(size.models),
             **size.variables,
         }
-        stack = WatchingStack(home, workspace, DAGS, variables)
-        try:
-            stack.start(lambda _: None)
-            stack.await_dags({"watched_models"})
+        with running(WatchingStack(home, workspace, DAGS, variables), "watched_models") as stack:
             yield stack
-        finally:
-            stack.stop(10)
 
 
 @pytest.fixture(scope="module")
 def registry(stack) -> Iterator[Subject]:
-    """The same workspace, for who registers versions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_ADMIN", connection_json(stack.workspace))
-        yield Subject("admin", "dev.ml_team", EMULATED)
+    with admin(stack.workspace, "dev.ml_team") as subject:
+        yield subject
 
 
 def expected(size: Size, registry: Subject) -> set[tuple[str, int]]:

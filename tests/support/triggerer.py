@@ -13,6 +13,7 @@ import pytest
 
 from airflow_uc_models.events import ModelEvent
 from airflow_uc_models.triggers import ModelEventTrigger
+from support.registries import Subject
 
 try:
     from airflow.triggers.shared_stream import SharedStreamManager
@@ -137,6 +138,22 @@ class Triggerer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.02), self._news:
                     await self._news.wait()
+
+
+def began(store: Store) -> Callable[[], bool]:
+    """Whether the watcher has seen and saved what was there at its beginning."""
+    return lambda: any(key.startswith("uc_models_told_") and key.endswith("_0") for key in store.values)
+
+
+async def act(tested: Subject, call: Callable[[Any], Any]) -> Any:
+    """Do something in the watched registry, off the triggerer's loop."""
+    return await asyncio.to_thread(tested, call)
+
+
+async def add(tested: Subject, name: str, count: int = 1, **options: Any) -> None:
+    """Register versions of a model."""
+    for _ in range(count):
+        await asyncio.to_thread(tested.version, name, **options)
 
 
 def short(event: ModelEvent) -> str:

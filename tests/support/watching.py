@@ -8,16 +8,20 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.events import ModelEvent
 from scripts.demo.home import Home
 from scripts.demo.settings import Ports, airflow_environment, forget_callers_settings
 from scripts.demo.stack import Stack
+from support.databricks import connection_json
+from support.registries import EMULATED, Subject
 
 TRIGGERER = "airflow-triggerer"
 _PAGE = 100
@@ -87,6 +91,28 @@ class WatchingStack(Stack):
             self.processes.check()
             assert time.monotonic() < deadline, what()
             time.sleep(0.5)
+
+
+Running = TypeVar("Running", bound=WatchingStack)
+
+
+@contextmanager
+def running(stack: Running, *dag_ids: str) -> Iterator[Running]:
+    """Start an Airflow, wait for its Dags, and stop it at the end."""
+    try:
+        stack.start(lambda _: None)
+        stack.await_dags(set(dag_ids))
+        yield stack
+    finally:
+        stack.stop(10)
+
+
+@contextmanager
+def admin(workspace: Emulator, schema: str) -> Iterator[Subject]:
+    """The workspace, for who registers versions in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_ADMIN", connection_json(workspace))
+        yield Subject("admin", schema, EMULATED)
 
 
 def _value(item: dict[str, Any]) -> Any:

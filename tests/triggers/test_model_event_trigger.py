@@ -7,7 +7,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from support.triggerer import Store, Triggerer, needs_shared_streams
+from support.triggerer import Store, Triggerer, act, add, began, needs_shared_streams
 
 from airflow_uc_models import events
 from airflow_uc_models.exceptions import InvalidArgumentError, InvalidNameError
@@ -15,20 +15,6 @@ from airflow_uc_models.registry import poll
 from airflow_uc_models.triggers import ModelEventTrigger
 
 READY, CREATED = "ready 1", "created 1"
-
-
-async def act(tested, call):
-    return await asyncio.to_thread(tested, call)
-
-
-async def add(tested, name, count=1, **options):
-    for _ in range(count):
-        await asyncio.to_thread(tested.version, name, **options)
-
-
-def began(store):
-    """The watcher has seen and saved what was there at its beginning."""
-    return lambda: any(key.startswith("uc_models_told_") and key.endswith("_0") for key in store.values)
 
 
 def run(scenario):
@@ -358,7 +344,7 @@ def test_tags_of_old_versions_are_read_in_turn(watched, monkeypatch):
     name = watched.model()
     for _ in range(8):
         watched.version(name)
-    monkeypatch.setattr(poll, "_FEW_VERSIONS", 1)
+    monkeypatch.setattr(poll, "FEW_VERSIONS", 1)
 
     async def scenario():
         async with Triggerer() as triggerer:

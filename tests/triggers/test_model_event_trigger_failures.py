@@ -7,7 +7,7 @@ import json
 
 import pytest
 from support.databricks import connection_json
-from support.triggerer import Store, Triggerer, needs_shared_streams
+from support.triggerer import Store, Triggerer, add, began, needs_shared_streams
 
 from airflow_uc_models import events
 from airflow_uc_models.emulator import Emulator
@@ -20,21 +20,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(schema_poll, "_MAX_BACKOFF_SECONDS", 0.3)
 
 
-def ready(store):
-    return lambda: any("_told_" in key for key in store.values)
-
-
 def failing(store):
     return lambda: store.status.get("status") == "failing"
 
 
 def fine(store):
     return lambda: store.status.get("status") == "ok"
-
-
-async def add(tested, name, count=1):
-    for _ in range(count):
-        await asyncio.to_thread(tested.version, name)
 
 
 def said(caplog, text):
@@ -50,7 +41,7 @@ def test_a_registry_that_is_down_is_told_once_and_caught_up_with(on_databricks, 
     async def scenario():
         async with Triggerer() as triggerer:
             watcher = triggerer.start(store := Store(), model_name=watching, registry_conn_id="watched")
-            await triggerer.until(ready(store))
+            await triggerer.until(began(store))
             workspace.faults.add(count=None, status=503)
             await triggerer.until(failing(store))
             assert "503" in store.status["error"]
@@ -77,9 +68,9 @@ def test_down_at_the_first_start_it_begins_when_the_registry_is_there(on_databri
         async with Triggerer() as triggerer:
             watcher = triggerer.start(store := Store(), model_name=name, registry_conn_id="watched")
             await triggerer.until(failing(store))
-            assert not ready(store)()
+            assert not began(store)()
             workspace.faults.clear()
-            await triggerer.until(ready(store))
+            await triggerer.until(began(store))
             await add(on_databricks, name)
             await triggerer.until(lambda: triggerer.told(watcher) == ["ready 2"])
 
@@ -94,7 +85,7 @@ def test_one_request_in_ten_that_fails_loses_nothing(on_databricks, workspace):
             watcher = triggerer.start(
                 store := Store(), model_name=f"{on_databricks.schema}.*", registry_conn_id="watched"
             )
-            await triggerer.until(ready(store))
+            await triggerer.until(began(store))
             for fault in ({"status": 429, "retry_after": 0}, {"status": 500}, {"reset": True}):
                 workspace.faults.add(method="GET", count=None, probability=0.033, **fault)
             for name in names:
@@ -127,7 +118,7 @@ def test_a_privilege_that_is_withdrawn_is_no_deletion(on_databricks, workspace, 
                 kinds=events.MODEL_KINDS | {events.MODEL_VERSION_READY, events.MODEL_VERSION_DELETED},
                 registry_conn_id="watched_by_ann",
             )
-            await triggerer.until(ready(store))
+            await triggerer.until(began(store))
             workspace.revoke(ann, withdrawn, on[withdrawn])
             await triggerer.until(failing(store))
             assert withdrawn in store.status["error"]
@@ -154,7 +145,7 @@ def test_a_token_that_expires_is_renewed_unnoticed(monkeypatch, caplog):
                 watcher = triggerer.start(
                     store := Store(), model_name="dev.ml_team.*", registry_conn_id="by_client", replay=True
                 )
-                await triggerer.until(ready(store))
+                await triggerer.until(began(store))
                 await asyncio.sleep(2.5)
                 name = await asyncio.to_thread(make_version, workspace)
                 await triggerer.until(lambda: triggerer.events[watcher])
@@ -187,7 +178,7 @@ def test_a_connection_that_is_made_or_mended_later_is_read_again(on_databricks, 
             monkeypatch.setenv("AIRFLOW_CONN_LATER", connection_json(workspace, "nobodys-token"))
             await triggerer.until(lambda: "token" in store.status["error"])
             monkeypatch.setenv("AIRFLOW_CONN_LATER", connection_json(workspace))
-            await triggerer.until(ready(store))
+            await triggerer.until(began(store))
             await add(on_databricks, name)
             await triggerer.until(lambda: triggerer.told(watcher) == ["ready 1"])
 
@@ -227,7 +218,7 @@ def test_a_principal_without_the_privilege_can_be_replaced_by_another(on_databri
             await add(on_databricks, other)
             await triggerer.until(lambda: triggerer.told(served) == ["ready 1"])
             monkeypatch.setenv("AIRFLOW_CONN_REPLACED", connection_json(workspace))
-            await triggerer.until(ready(store))
+            await triggerer.until(began(store))
             await add(on_databricks, name)
             await triggerer.until(lambda: triggerer.told(watcher) == ["ready 1"])
 

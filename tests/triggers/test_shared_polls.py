@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.triggerer import Store, Triggerer, needs_shared_streams
+from support.triggerer import Store, Triggerer, act, add, began, needs_shared_streams
 
 from airflow_uc_models import events
 from airflow_uc_models.entities import ModelVersion
@@ -13,18 +13,6 @@ from airflow_uc_models.exceptions import RegistryUnavailableError
 from airflow_uc_models.registry.poll import Poll
 from airflow_uc_models.registry.sweep import Sweep
 from airflow_uc_models.triggers import schema_poll
-
-
-def began(store):
-    return lambda: any(key.startswith("uc_models_told_") and key.endswith("_0") for key in store.values)
-
-
-async def act(tested, call):
-    return await asyncio.to_thread(tested, call)
-
-
-async def add(tested, name, **options):
-    await asyncio.to_thread(tested.version, name, **options)
 
 
 def options(model_name, **more):

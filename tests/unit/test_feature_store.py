@@ -14,7 +14,7 @@ def mlmodel(loader: str) -> dict:
 
 @pytest.mark.parametrize("loader", ["databricks.feature_store.mlflow_model", "databricks.ml_features.mlflow_model"])
 def test_a_feature_store_model_is_refused_with_the_engine_to_use(loader) -> None:
-    with pytest.raises(UnsupportedOperationError, match="prod.ml.fraud.*engine='spark'.*engine='databricks'"):
+    with pytest.raises(UnsupportedOperationError, match=r"prod\.ml\.fraud.*engine='spark'.*engine='databricks'"):
         refuse_feature_store(mlmodel(loader), "models:/prod.ml.fraud/3", "spark")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 OPERATORS = {
+    "ApproveModelVersionOperator",
     "BatchInferenceOperator",
     "BranchOnModelValidationOperator",
     "CopyModelVersionOperator",
@@ -29,6 +30,7 @@ OPERATORS = {
     "RollbackRegisteredModelAliasOperator",
     "SearchModelVersionsOperator",
     "SearchRegisteredModelsOperator",
+    "SetModelVersionApprovalTagOperator",
     "SetModelVersionTagsOperator",
     "SetRegisteredModelAliasOperator",
     "SetRegisteredModelTagsOperator",
