@@ -48,8 +48,8 @@ def test_promotion(uc_workspace, monkeypatch):
 | `add_schema("dev.ml_team")` | a schema with its catalog; an admin's calls make them as named |
 | `faults.add(path, status=, count=, retry_after=, when=, reset=, delay=, slow_body=)` | what shall go wrong |
 | `runs.plan(result=, error=, result_state=, states=, hold=)` | what becomes of the next one-time run |
-| `warehouses.add(id)`, `warehouses.answer(pattern, columns=, rows=, error=, states=, hold=)` | SQL warehouses and what becomes of \
-statements; iterate over `warehouses` for those that were sent |
+| `warehouses.add(id)`, `.answer(pattern, columns=, rows=, error=, states=, hold=)` | what becomes of SQL statements; \
+iterate over `warehouses` for those that were sent |
 | `endpoints.add(name, (model_name, version))`, `tables.add(name, columns)` | serving endpoints and tables to look at |
 | `requests` | what came in: `find(path)`, `take()` |
 | `reset()` | empties it; the fixture does so after each test |
