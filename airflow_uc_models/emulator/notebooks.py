@@ -1,4 +1,4 @@
-"""Notebooks and folders of a workspace, and who is asking."""
+"""Notebooks and folders of a workspace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from airflow_uc_models.emulator.contents import cleaned, may_use
 from airflow_uc_models.emulator.errors import denied, exists, invalid, missing
 from airflow_uc_models.emulator.privileges import Principal
-from airflow_uc_models.emulator.routing import Call, json_object, present, route
+from airflow_uc_models.emulator.routing import Call, json_object, route
 from airflow_uc_models.emulator.workspace import Workspace
 
 _SDK = "databricks-sdk service/workspace.py, WorkspaceAPI"
@@ -59,12 +59,6 @@ class NotebookRoutes:
         if path not in self.notebooks.sources:
             raise missing(f"Path ({path}) doesn't exist.")
         return {"object_type": "NOTEBOOK", "language": "PYTHON", "path": path}
-
-    @route("GET", "/api/2.0/preview/scim/v2/Me", source="databricks-sdk service/iam.py, CurrentUserAPI.me")
-    def me(self, call: Call) -> Any:
-        """Return the principal that asks; a service principal's name is its application id."""
-        who = call.principal
-        return present(id="1", userName=who.client_id or who.name, displayName=who.name, active=True)
 
     def _allowed(self, principal: Principal, path: Any) -> str:
         clean = cleaned(str(path or ""))
