@@ -8,6 +8,7 @@
     |-- ConnectionConfigError         the Airflow connection cannot serve this purpose
     |-- UnsupportedOperationError     the registry has no such operation
     |-- ModelContentError             the model itself: no MLmodel, no signature, wrong columns
+    |-- ModelEnvironmentError         the environment of the model's packages could not be built or started
     |-- InputDataError                the rows to score: missing, unreadable, values of another type
     |-- PredictionError               the model failed on rows, or gave something that is no prediction for each
     |-- AliasConflictError            an alias did not point where it had to
@@ -54,6 +55,12 @@ class UnsupportedOperationError(UCModelsError):
 
 class ModelContentError(UCModelsError):
     """The model's files are not what was asked for: no MLmodel, no signature, other columns."""
+
+
+class ModelEnvironmentError(UCModelsError):
+    """The environment of the model's own packages could not be built, or the model's process not be started."""
+
+    permanent = False
 
 
 class InputDataError(UCModelsError):

@@ -49,7 +49,13 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 def test_what_a_retry_can_mend_is_not_permanent() -> None:
     passing = {name for name, error in CLASSES.items() if not error.permanent}
-    assert passing == {"ConflictError", "PredictionError", "RegistryUnavailableError", "UnknownEffectError"}
+    assert passing == {
+        "ConflictError",
+        "ModelEnvironmentError",
+        "PredictionError",
+        "RegistryUnavailableError",
+        "UnknownEffectError",
+    }
 
 
 @pytest.mark.parametrize("error", [InvalidNameError, InvalidArgumentError])
