@@ -30,7 +30,7 @@ __all__ = [
     "engine_of",
 ]
 
-_ENGINES = {"local": "LocalEngine"}
+_ENGINES = {"local": "LocalEngine", "databricks": "DatabricksEngine"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_uc_models.exceptions import ConnectionConfigError
 from airflow_uc_models.hooks.auth import USER_AGENT, DatabricksAuth
 from airflow_uc_models.hooks.endpoint import Endpoint
+from airflow_uc_models.hooks.mlflow_session import as_registry_error
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -47,3 +50,58 @@ def workspace_auth(endpoint: Endpoint) -> DatabricksAuth:
     if not isinstance(endpoint.transport.auth, DatabricksAuth):
         raise ConnectionConfigError(f"Connection {endpoint.conn_id!r} is not of type 'databricks'.")
     return endpoint.transport.auth
+
+
+def put_notebook(endpoint: Endpoint, name: str, source: str, folder: str | None = None) -> str:
+    """Write a Python notebook, over one of that name, and return its path.
+
+    :param source: the code, cells apart by ``# COMMAND ----------``
+    :param folder: below /Workspace; by default one in the home folder of the connection's principal
+    """
+    from databricks.sdk.service.workspace import ImportFormat, Language
+
+    client = workspace_client(endpoint)
+    with workspace_errors("import the notebook that scores", endpoint, "CAN EDIT on its folder"):
+        if folder is None:
+            folder = f"/Users/{client.current_user.me().user_name}/.airflow_uc_models"
+        client.workspace.mkdirs(folder)
+        path = f"{folder.rstrip('/')}/{name}"
+        content = base64.b64encode(f"# Databricks notebook source\n{source}".encode()).decode()
+        client.workspace.import_(
+            path, content=content, format=ImportFormat.SOURCE, language=Language.PYTHON, overwrite=True
+        )
+    return path
+
+
+def served_versions(endpoint: Endpoint, name: str) -> list[tuple[str, str]]:
+    """Return the models that a serving endpoint serves, with their versions."""
+    client = workspace_client(endpoint)
+    with workspace_errors(f"look at the serving endpoint {name}", endpoint, f"CAN VIEW on the endpoint {name}"):
+        config = client.serving_endpoints.get(name).config
+    entities = (config and config.served_entities) or []
+    return [(str(entity.entity_name).lower(), str(entity.entity_version)) for entity in entities]
+
+
+def table_columns(endpoint: Endpoint, name: str) -> dict[str, str]:
+    """Return the columns of a table in Unity Catalog and their SQL types; NotFoundError if it does not exist."""
+    client = workspace_client(endpoint)
+    with workspace_errors(f"look at the table {name}", endpoint, f"SELECT on {name}"):
+        columns = client.tables.get(name).columns or []
+    return {str(column.name): str(column.type_text) for column in columns}
+
+
+def statement_rows(endpoint: Endpoint, statement_id: str) -> list[list[str]]:
+    """Return the first rows of a statement's result, as text."""
+    client = workspace_client(endpoint)
+    with workspace_errors(f"read the result of statement {statement_id}", endpoint):
+        result = client.statement_execution.get_statement(statement_id).result
+    return (result and result.data_array) or []
+
+
+@contextmanager
+def workspace_errors(action: str, endpoint: Endpoint, needs: str = "") -> Generator[None, None, None]:
+    """Turn what databricks-sdk raises into this package's errors."""
+    try:
+        yield
+    except OSError as error:  # its errors, those of requests, and timeouts
+        raise as_registry_error(error, action, endpoint, needs) from None

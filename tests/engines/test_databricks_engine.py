@@ -1,0 +1,296 @@
+"""The engine `databricks`, run by the operator against an emulated workspace, waiting and deferred."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import threading
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from support.databricks import connection_json
+from support.deferring import keep_what_is_deferred
+from support.remote_scoring import NAME, add_model, may_score
+
+from airflow_uc_models.engines.databricks import notebook_source
+from airflow_uc_models.operators.inference import BatchInferenceOperator
+
+TABLES = {"input": "prod.ml_team.rows", "output": "prod.ml_team.scored"}
+RETRY = {"retries": 2, "retry_delay": timedelta(0)}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """Workspaces run the script in name only, and do not get five tries of each request."""
+    keep_what_is_deferred(monkeypatch)
+    (tmp_path / "script.py").write_text("def run(spark, params):\n    return {}\n")
+    monkeypatch.setattr("airflow_uc_models.engines.databricks._SCRIPT", tmp_path / "script.py")
+    monkeypatch.setattr("airflow_uc_models.hooks.workspace_jobs._RETRY_LIMIT", 2)
+
+
+@pytest.fixture
+def score(dag_runner, databricks):
+    """Run the operator; returns the finished Dag run."""
+
+    def run(*, engine_options=None, default_args=None, conn_id=databricks, **options):
+        defined = {
+            "task_id": "score",
+            "model_uri": f"models:/{NAME}@Champion",
+            "registry_conn_id": conn_id,
+            "engine": "databricks",
+            "engine_options": {"poll_interval": 0.01, **(engine_options or {})},
+            **TABLES,
+            **options,
+        }
+        return dag_runner.run(
+            partial(BatchInferenceOperator, **defined), default_args={"retries": 0, **(default_args or {})}
+        )
+
+    return run
+
+
+def told(rows=3, bad_rows=0):
+    return json.dumps({"rows": rows, "bad_rows": bad_rows})
+
+
+def submitted(workspace):
+    return [request.body for request in workspace.requests.find("runs/submit")]
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["waiting", "deferred"])
+def test_a_run_scores(workspace, score, deferrable) -> None:
+    add_model(workspace, versions=2)
+    workspace.runs.plan(result=told(rows=5, bad_rows=2))
+    result = score(
+        deferrable=deferrable,
+        mode="append",
+        partition_by=["day"],
+        keep_columns=["id"],
+        metadata_columns=["model_version"],
+        on_bad_rows="quarantine",
+    )
+    assert result.state == "success"
+    [run] = workspace.runs
+    xcom = result.xcom("score")
+    assert (
+        xcom.items()
+        >= {
+            "name": NAME,
+            "version": 2,
+            "engine": "databricks",
+            "rows": 5,
+            "bad_rows": 2,
+            "bad_rows_output": "prod.ml_team.scored_bad_rows",
+            "run_id": run.run_id,
+            "run_page_url": f"{workspace.url}/?o=1234567890123456#job/0/run/{run.run_id}",
+        }.items()
+    )
+    told_to_script = json.loads(run.parameters["params"])
+    assert told_to_script.pop("scored_at") in run.spec["run_name"]
+    assert len(told_to_script.pop("key")) > 10
+    assert told_to_script == {
+        "model_uri": f"models:/{NAME}/2",
+        "registry_uri": "databricks-uc",
+        "input_format": None,
+        **TABLES,
+        "mode": "append",
+        "partition_by": ["day"],
+        "keep_columns": ["id"],
+        "metadata": ["model_version"],
+        "model_name": NAME,
+        "model_version": 2,
+        "on_bad_rows": "quarantine",
+        "bad_rows_output": "prod.ml_team.scored_bad_rows",
+        "env_manager": "local",
+        "score_batch": False,
+    }
+    [environment] = run.spec["environments"]
+    assert environment["spec"] == {
+        "environment_version": "2",
+        "dependencies": ["mlflow==3.4.0", "scikit-learn==1.5.0"],
+    }
+    [(path, source)] = workspace.workspace.notebooks.sources.items()
+    assert path == run.task["notebook_task"]["notebook_path"]
+    assert path.startswith("/Users/admin@example.com/.airflow_uc_models/batch_inference_")
+    assert b"dbutils.notebook.exit" in source
+
+
+def test_options_and_a_feature_store_model_shape_the_run(workspace, score) -> None:
+    requirements = "databricks-feature-lookup==1.8.0\n"
+    add_model(workspace, loader="databricks.ml_features.mlflow_model", requirements=requirements, python="3.9.1")
+    workspace.runs.plan(result=told())
+    options = {"dependencies": ["my-features==1.0"], "timeout_seconds": 600, "notebook_folder": "/Shared/airflow"}
+    result = score(engine_options=options)
+    assert result.state == "success"
+    [run] = workspace.runs
+    assert json.loads(run.parameters["params"])["score_batch"] is True
+    assert run.spec["timeout_seconds"] == 600
+    [environment] = run.spec["environments"]
+    packages = ["databricks-feature-lookup==1.8.0", "mlflow", "databricks-feature-engineering", "my-features==1.0"]
+    assert environment["spec"] == {"environment_version": "4", "dependencies": packages}
+    assert "made with Python 3.9.1" in result.output
+    assert run.task["notebook_task"]["notebook_path"].startswith("/Shared/airflow/")
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["waiting", "deferred"])
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        ({"error": "ValueError: x is negative", "error_trace": "Traceback of it"}, "FAILED: .*ValueError: x is neg"),
+        ({"states": ("PENDING", "INTERNAL_ERROR"), "message": "no capacity"}, "ended as FAILED: no capacity"),
+        ({"result_state": "TIMEDOUT", "message": "took too long"}, "ended as TIMEDOUT: took too long"),
+        ({"result": "not JSON"}, "did not tell how many rows"),
+    ],
+    ids=["error", "internal error", "timeout", "no result"],
+)
+def test_a_run_that_does_not_succeed_fails_the_task(workspace, score, deferrable, plan, expected) -> None:
+    add_model(workspace)
+    workspace.runs.plan(**plan)
+    result = score(deferrable=deferrable)
+    assert result.state == "failed"
+    [run] = workspace.runs
+    assert f"#job/0/run/{run.run_id}" in result.output
+    assert re.search(expected, result.output)
+
+
+def test_a_missing_privilege_in_the_run_is_no_matter_for_retries(workspace, score) -> None:
+    add_model(workspace)
+    workspace.runs.plan(error="[INSUFFICIENT_PERMISSIONS] User does not have SELECT on Table 'prod.ml_team.rows'.")
+    result = score(default_args=RETRY)
+    assert result.state == "failed"
+    assert result.ti("score").try_number == 1
+
+
+def test_a_retry_goes_on_with_the_run_of_an_earlier_try(workspace, score) -> None:
+    """The workspace stops answering while the run is under way."""
+    add_model(workspace)
+    workspace.runs.plan(result=told(rows=7))
+    workspace.faults.add("runs/get$", status=503, count=4)
+    result = score(default_args=RETRY)
+    assert result.state == "success"
+    assert result.ti("score").try_number == 3
+    assert len(submitted(workspace)) == 3
+    [run] = workspace.runs
+    assert result.xcom("score")["run_id"] == run.run_id
+
+
+def test_a_retry_after_a_failed_run_begins_another(workspace, score) -> None:
+    add_model(workspace)
+    workspace.runs.plan(error="lost a node")
+    workspace.runs.plan(error="lost another")
+    workspace.runs.plan(result=told(rows=7))
+    result = score(default_args=RETRY)
+    assert result.state == "success"
+    assert result.ti("score").try_number == 3
+    *_, last = runs = list(workspace.runs)
+    assert len(runs) == 3
+    assert result.xcom("score")["run_id"] == last.run_id
+    assert all(len(body["idempotency_token"]) == 64 for body in submitted(workspace))
+
+
+def test_a_lost_answer_to_the_submission_makes_no_second_run(workspace, score) -> None:
+    add_model(workspace)
+    workspace.runs.plan(result=told())
+    workspace.faults.add("runs/submit", status=503, when="after")
+    workspace.faults.add("runs/get$", status=429)
+    assert score().state == "success"
+    assert len(list(workspace.runs)) == 1
+
+
+def test_a_killed_task_cancels_its_run(workspace, score) -> None:
+    add_model(workspace)
+    hold = threading.Event()
+    workspace.runs.plan(hold=hold, states=("RUNNING", "TERMINATED"))
+    seen = workspace.faults.add("runs/get$", delay=0.01, count=2)
+
+    def kill():
+        seen.seen.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    before = signal.getsignal(signal.SIGTERM)
+    killer.start()
+    try:
+        result = score(engine_options={"poll_interval": 60})
+    finally:
+        killer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert result.state == "failed"
+    assert "CANCELED" in result.output
+    [run] = workspace.runs
+    assert run.is_cancelled
+
+
+def test_the_principal_needs_its_folder_and_the_model(workspace, score, monkeypatch) -> None:
+    add_model(workspace)
+    user = may_score(workspace)
+    monkeypatch.setenv("AIRFLOW_CONN_SCORER", connection_json(workspace, user.token))
+    workspace.runs.plan(result=told())
+    assert score(conn_id="scorer").state == "success"
+    result = score(conn_id="scorer", engine_options={"notebook_folder": "/Users/admin@example.com"})
+    assert result.state == "failed"
+    assert "It needs CAN EDIT on its folder" in result.output
+
+
+def test_a_workspace_that_refuses_the_run_says_why(workspace, score) -> None:
+    add_model(workspace)
+    workspace.faults.add("runs/submit", status=403)
+    result = score(default_args=RETRY)
+    assert (result.state, result.ti("score").try_number) == ("failed", 1)
+    assert "Could not submit a run" in result.output
+    assert "It needs access to serverless compute" in result.output
+
+
+def test_a_workspace_that_does_not_answer_is_a_matter_for_retries(workspace, score) -> None:
+    add_model(workspace)
+    workspace.runs.plan(result=told())
+    workspace.faults.add("runs/submit", status=500, count=2)
+    result = score(default_args=RETRY)
+    assert (result.state, result.ti("score").try_number) == ("success", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"input": "rows.parquet"}, "does not reach the input rows.parquet"),
+        ({"output": "/tmp/out"}, "does not reach the output /tmp/out"),
+        ({"input": "s3://my_conn@bucket/rows"}, "names an Airflow connection"),
+        ({"engine_options": {"cluster": "x"}}, "'cluster'; it knows"),
+        ({"engine_options": {"environment_version": "new"}}, "environment_version must be the number"),
+        ({"engine_options": {"dependencies": "numpy"}}, "dependencies must be a list"),
+        ({"engine_options": {"timeout_seconds": "soon"}}, "timeout_seconds must be a number"),
+        ({"engine_options": {"notebook_folder": "relative"}}, "notebook_folder must be a folder"),
+        ({"engine_options": {"poll_interval": 0}}, "poll_interval must be a number"),
+        ({"env_manager": "uv"}, "env_manager must be left out"),
+        ({"batch_size": 10}, "chooses its batch_size itself"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_call(workspace, score, options, expected) -> None:
+    result = score(**options)
+    assert result.state == "failed"
+    assert expected in result.output
+    assert not len(workspace.requests)
+
+
+def test_registries_elsewhere_are_refused(score, connection, mlflow_server) -> None:
+    from support.models import add_version, log_model
+
+    add_version(mlflow_server, NAME, log_model(mlflow_server))
+    result = score(conn_id=connection, model_uri=f"models:/{NAME}/1")
+    assert result.state == "failed"
+    assert "is not of type 'databricks'" in result.output
+
+
+def test_the_notebook_is_the_script_without_its_guard() -> None:
+    script = 'import os\n\n\ndef run(spark, params):\n    return {}\n\n\nif __name__ == "__main__":\n    os._exit(1)\n'
+    source = notebook_source(script)
+    assert "os._exit" not in source
+    names = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    assert names == {"run"}
+    assert source.rstrip().endswith(
+        'dbutils.notebook.exit(json.dumps(run(spark, json.loads(dbutils.widgets.get("params")))))'
+    )

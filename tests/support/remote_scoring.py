@@ -1,0 +1,75 @@
+"""Models whose files are only looked at, in an emulated workspace that scores with them in name only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from airflow_uc_models.emulator import Emulator
+
+NAME = "prod.ml_team.fraud"
+REQUIREMENTS = """\
+# made by mlflow
+mlflow==3.4.0
+scikit-learn==1.5.0  # what it was trained with
+pyspark==3.5.1
+--extra-index-url https://packages.example
+"""
+
+
+def columns(**types: str) -> str:
+    """Return the columns of a signature as MLmodel files hold them."""
+    return json.dumps([{"name": name, "type": kind, "required": True} for name, kind in types.items()])
+
+
+def add_model(
+    workspace: Emulator,
+    *,
+    versions: int = 1,
+    python: str = "3.11.7",
+    loader: str = "mlflow.sklearn",
+    inputs: str | None = None,
+    outputs: str | None = None,
+    requirements: str | None = REQUIREMENTS,
+) -> str:
+    """Register a model with Champion on its last version; returns its name.
+
+    :param inputs: of its signature, by default two numbers
+    :param outputs: by default one number without a name
+    """
+    inputs = columns(f0="double", f1="long") if inputs is None else inputs
+    outputs = json.dumps([{"type": "double", "required": True}]) if outputs is None else outputs
+    mlmodel: dict[str, Any] = {
+        "flavors": {"python_function": {"loader_module": loader, "python_version": python}},
+        "signature": {"inputs": inputs, "outputs": outputs} if inputs else None,
+    }
+    space = workspace.workspace
+    workspace.add_schema(NAME.rpartition(".")[0])
+    model = space.catalog.create_model(space.admin, NAME)
+    for number in range(1, versions + 1):
+        space.catalog.create_version(space.admin, NAME, source="dbfs:/x")
+        folder = space.files.path(model.id, number, "")
+        folder.mkdir(parents=True)
+        (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))
+        if requirements is not None:
+            (folder / "requirements.txt").write_text(requirements)
+        space.catalog.finalize_version(space.admin, NAME, number)
+    space.catalog.set_alias(space.admin, NAME, "Champion", versions)
+    return NAME
+
+
+def may_score(workspace: Emulator, *, without: Sequence[str] = ()) -> Any:
+    """Add a user who may read the model and the tables of its schema, but for some privileges."""
+    user = workspace.add_principal("scorer@example.com")
+    for privilege, securable in (
+        ("USE CATALOG", "prod"),
+        ("USE SCHEMA", "prod.ml_team"),
+        ("EXECUTE", NAME),
+        ("SELECT", "prod.ml_team"),
+    ):
+        if privilege not in without:
+            workspace.grant(user, privilege, securable)
+    return user
