@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from airflow_uc_models import policy_json as read
 from airflow_uc_models.exceptions import InvalidArgumentError
@@ -28,9 +28,6 @@ from airflow_uc_models.rules import (
     TagRule,
 )
 from airflow_uc_models.rules_metrics import MetricRule, metric_values
-
-if TYPE_CHECKING:
-    from mlflow.models import MetricThreshold
 
 __all__ = ["Check", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
 
@@ -108,7 +105,7 @@ class PromotionPolicy:
     :param smoke_test: the candidate predicts its own input example, and its output is as its signature says
     """
 
-    metrics: Sequence[MetricRule] | Mapping[str, MetricThreshold] | None = None
+    metrics: Sequence[MetricRule] | Mapping[str, Any] | None = None
     required_tags: Sequence[str | TagRule] | Mapping[str, str | Sequence[str]] | None = None
     require_description: bool | int = False
     require_signature: bool = True

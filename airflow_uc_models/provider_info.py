@@ -65,7 +65,17 @@ CONNECTION_TYPES: list[dict[str, Any]] = [
 ]
 
 
-OPERATORS = ("alias", "approval", "inference", "model_version", "pending", "registered_model", "tag", "validation")
+OPERATORS = (
+    "alias",
+    "approval",
+    "inference",
+    "model_version",
+    "pending",
+    "registered_model",
+    "tag",
+    "validation",
+    "validation_branch",
+)
 SENSORS = ("alias", "model_version", "registered_model")
 TRIGGERS = ("condition", "model_events")
 

@@ -38,12 +38,16 @@ if TYPE_CHECKING:
         SetModelVersionTagsOperator,
         SetRegisteredModelTagsOperator,
     )
-    from airflow_uc_models.operators.validation import BranchOnModelValidationOperator, ValidateModelVersionOperator
+    from airflow_uc_models.operators.validation import ValidateModelVersionOperator
+    from airflow_uc_models.operators.validation_branch import (
+        BranchOnModelValidationOperator,
+        ShortCircuitOnModelValidationOperator,
+    )
 
 _MODULES = {
     "ApproveModelVersionOperator": "approval",
     "BatchInferenceOperator": "inference",
-    "BranchOnModelValidationOperator": "validation",
+    "BranchOnModelValidationOperator": "validation_branch",
     "CopyModelVersionOperator": "model_version",
     "CreateRegisteredModelOperator": "registered_model",
     "DeleteModelVersionOperator": "model_version",
@@ -65,6 +69,7 @@ _MODULES = {
     "SetModelVersionTagsOperator": "tag",
     "SetRegisteredModelAliasOperator": "alias",
     "SetRegisteredModelTagsOperator": "tag",
+    "ShortCircuitOnModelValidationOperator": "validation_branch",
     "UpdateModelVersionOperator": "model_version",
     "UpdateRegisteredModelOperator": "registered_model",
     "ValidateModelVersionOperator": "validation",
@@ -94,6 +99,7 @@ __all__ = [
     "SetModelVersionTagsOperator",
     "SetRegisteredModelAliasOperator",
     "SetRegisteredModelTagsOperator",
+    "ShortCircuitOnModelValidationOperator",
     "UpdateModelVersionOperator",
     "UpdateRegisteredModelOperator",
     "ValidateModelVersionOperator",

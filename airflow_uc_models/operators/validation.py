@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-from airflow.providers.standard.operators.branch import BranchMixIn
 
 from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
+from airflow_uc_models.hooks.version_facts import candidate_facts, champion_facts
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.operators.base import ModelOperator
-from airflow_uc_models.policies import Facts, PromotionPolicy
+from airflow_uc_models.policies import PromotionPolicy
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.facts import Origin, champion_of, origin_of
+from airflow_uc_models.registry.facts import champion_of
 from airflow_uc_models.results import publish
-from airflow_uc_models.signatures import Signature
+from airflow_uc_models.validation_report import REPORT, champion_label, folder, texts, version_label
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -29,8 +29,8 @@ AGAINST_TAG = "validated_against"
 _MAX_TAG = 1_000
 
 
-class _ValidationOperator(ModelOperator):
-    """An operator that judges a version; what follows from the verdict is up to subclasses.
+class ValidationBase(ModelOperator):
+    """Base of operators that judge a version; what follows from the verdict is up to them.
 
     Registries: MLflow server, Unity Catalog on Databricks.
     """
@@ -50,6 +50,7 @@ class _ValidationOperator(ModelOperator):
         policy: PromotionPolicy | Mapping[str, Any] | str,
         champion_alias: str = "Champion",
         champion_model_name: str | None = None,
+        log_report: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,27 +58,30 @@ class _ValidationOperator(ModelOperator):
         self.policy = policy
         self.champion_alias = champion_alias
         self.champion_model_name = champion_model_name
+        self.log_report = log_report
 
     def judge(self, context: Context) -> dict[str, Any]:
-        """Judge the version, tag it, push the verdict under the key ``verdict`` and return it."""
+        """Judge the version, push the verdict under the key ``verdict``, write tags and report, and return it."""
         policy = PromotionPolicy.of(self.policy)
         candidate, champion = self.hook.run(self._pair(self.hook.registry))
         self.link_to(context, candidate.name, candidate.version)
-        facts = self._facts(candidate, policy, needs_metrics=True)
+        facts, origin = candidate_facts(self.hook, candidate, policy, datetime.now(UTC))
         against = None
         if champion is not None:
-            against = self._facts(champion, policy, needs_metrics=policy.needs_champion_metrics)
+            shown = self.log_report and bool(policy.metric_rules)
+            against = champion_facts(self.hook, champion, policy, needs_metrics=shown)
         verdict = {
             "name": candidate.name,
             "version": candidate.version,
             "champion": champion and champion.to_xcom(),
             **policy.judge(facts, against).to_xcom(),
         }
+        verdict["report"] = self._report(verdict, origin.run_id)
         self.log_verdict(verdict)
         # Also where the task then fails or skips: both end it before Airflow keeps what it returns.
         context["ti"].xcom_push(key=VERDICT_KEY, value=verdict)
         publish(context, verdict)
-        self.hook.run(_write_tags(self.hook.registry, verdict))
+        self._write(verdict, origin.run_id)
         return verdict
 
     def _pair(self, registry: Registry) -> Call[tuple[ModelVersion, ModelVersion | None]]:
@@ -98,21 +102,29 @@ class _ValidationOperator(ModelOperator):
             self.log.warning("No champion: %s has no alias %r yet; thresholds alone decide", champion_name, alias)
         return candidate, champion
 
-    def _facts(self, version: ModelVersion, policy: PromotionPolicy, *, needs_metrics: bool) -> Facts:
-        origin, signature = Origin(), None
-        if needs_metrics:
-            origin = self.hook.run(origin_of(self.hook.registry, version))
-        if policy.needs_signature:
-            from airflow_uc_models.hooks.artifacts import version_mlmodel
+    def _report(self, verdict: Mapping[str, Any], run_id: str | None) -> str | None:
+        """Return where the report goes; None if nowhere."""
+        if not self.log_report:
+            return None
+        if run_id is None:
+            self.log.warning("%s has no run on this server: its report is not logged", version_label(verdict))
+            return None
+        return f"runs:/{run_id}/{folder(verdict)}/{REPORT}"
 
-            signature = Signature.of_mlmodel(version_mlmodel(self.hook, version))
-        return Facts(
-            metrics=origin.metrics,
-            tags=version.tags,
-            signature=signature,
-            model=origin.model_id or version.uri,
-            metrics_from=origin.looked_in,
-        )
+    def _write(self, verdict: Mapping[str, Any], run_id: str | None) -> None:
+        """Write tags and report; what approves a version is the last, and what rejects it the first."""
+        if verdict["approved"]:
+            self._log_report(verdict, run_id)
+        self.hook.run(_write_tags(self.hook.registry, verdict))
+        if not verdict["approved"]:
+            self._log_report(verdict, run_id)
+
+    def _log_report(self, verdict: Mapping[str, Any], run_id: str | None) -> None:
+        if verdict["report"] and run_id:
+            from airflow_uc_models.hooks.artifacts import log_texts
+
+            action = f"log the report to run {run_id}, which log_report=False leaves out,"
+            log_texts(self.hook, run_id, folder(verdict), texts(verdict), action=action)
 
     def log_verdict(self, verdict: Mapping[str, Any]) -> None:
         """Log the verdict, one line per check."""
@@ -121,11 +133,11 @@ class _ValidationOperator(ModelOperator):
             f"  {'passed' if check['passed'] else 'FAILED'}  {check['rule']:<{width}}  {check['reason']}"
             for check in verdict["checks"]
         ]
-        title = f"{_label(verdict)} against {_champion_label(verdict)}: {verdict['validation_status']}"
+        title = f"{version_label(verdict)} against {champion_label(verdict)}: {verdict['validation_status']}"
         self.log.info("%s", "\n".join([title, *lines]))
 
 
-class ValidateModelVersionOperator(_ValidationOperator):
+class ValidateModelVersionOperator(ValidationBase):
     """Judge a version against the champion by a policy; fail unless it is approved.
 
     Metrics are those of the version's logged model, else those of its run; a metric that neither has, or that is not
@@ -134,17 +146,20 @@ class ValidateModelVersionOperator(_ValidationOperator):
 
     The verdict is written onto the version as tags: ``validation_status`` (``approved`` or ``rejected``),
     ``validation_reasons``, ``validated_against`` (``prod.ml_team.fraud/3`` or ``none``). The task log shows every
-    check. Doing it twice is the same as doing it once.
+    check. A report with a chart of the metrics goes to the artifacts of the version's run, if the server has it:
+    ``validation/<model_name>-v<version>/report.md``. Doing it twice is the same as doing it once.
 
-    XCom: ``{"approved", "validation_status", "name", "version", "champion", "checks", "reasons"}``, as the return
-    value, under the key ``verdict`` and by field, also where the task then fails; ``champion`` is a model version or
+    XCom: ``{"approved", "validation_status", "name", "version", "champion", "checks", "reasons", "metrics",
+    "report"}``, as the return value, under the key ``verdict`` and by field, also where the task then fails;
+    ``champion`` is a model version or None, ``metrics`` holds both sides by metric, ``report`` is a ``runs:/`` URI or
     None.
 
-    Raises: a rejected version, unless ``fail_on_rejection`` is off, after tags and XCom are written; a missing
+    Raises: a rejected version, unless ``fail_on_rejection`` is off, after tags, report and XCom are written; a missing
     candidate, or one that is not READY; a policy that is not one; an alias in other letter case.
 
     Privileges: Unity Catalog: EXECUTE on both models, APPLY TAG on the candidate's model or its ownership. MLflow
-    basic auth: READ on both models and the experiments, EDIT on the candidate's model.
+    basic auth: READ on both models and the experiments, EDIT on the candidate's model and, for the report, on the
+    experiment of its run.
     Registries: MLflow server, Unity Catalog on Databricks.
 
     :param model_name: ``catalog.schema.model`` of the candidate (str, templated)
@@ -152,6 +167,7 @@ class ValidateModelVersionOperator(_ValidationOperator):
     :param policy: a PromotionPolicy, or the same as a dict or JSON text (templated, unless it is a PromotionPolicy)
     :param champion_alias: the alias that names the champion (str, templated)
     :param champion_model_name: the model that has the champion; the candidate's by default (str, templated)
+    :param log_report: log the report to the version's run; a version without one is judged all the same (bool)
     :param fail_on_rejection: fail the task, without retries, if the version is rejected; if off, whoever comes next
         must read the verdict (bool)
     """
@@ -165,63 +181,8 @@ class ValidateModelVersionOperator(_ValidationOperator):
         verdict = self.judge(context)
         if not verdict["approved"] and self.fail_on_rejection:
             context["ti"].xcom_push(key="return_value", value=verdict)
-            raise AirflowFailException(f"{_label(verdict)} is rejected: {'; '.join(verdict['reasons'])}")
+            raise AirflowFailException(f"{version_label(verdict)} is rejected: {'; '.join(verdict['reasons'])}")
         return verdict
-
-
-class BranchOnModelValidationOperator(_ValidationOperator, BranchMixIn):
-    """Judge a version like ValidateModelVersionOperator, and follow one branch or the other.
-
-    Tasks directly downstream that the verdict does not name are skipped. A rejection does not fail the task.
-
-    XCom: the list of followed task ids; the verdict under the key ``verdict`` and by field, such as ``approved``.
-
-    Raises: task ids that are not directly downstream, before anything is asked; else as ValidateModelVersionOperator.
-
-    Privileges: as ValidateModelVersionOperator.
-    Registries: MLflow server, Unity Catalog on Databricks.
-
-    :param follow_if_approved: task or task group ids directly downstream (str or list of str, templated)
-    :param follow_if_rejected: the same for a rejected version; none: all downstream is skipped
-        (str or list of str, templated)
-    """
-
-    template_fields: Sequence[str] = (*_ValidationOperator.template_fields, "follow_if_approved", "follow_if_rejected")
-    inherits_from_skipmixin = True
-
-    def __init__(
-        self,
-        *,
-        follow_if_approved: str | Sequence[str],
-        follow_if_rejected: str | Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.follow_if_approved = follow_if_approved
-        self.follow_if_rejected = follow_if_rejected
-
-    def perform(self, context: Context) -> Any:
-        """Judge the version and skip what the verdict does not name."""
-        approved = self._branches("follow_if_approved", self.follow_if_approved, context)
-        rejected = self._branches("follow_if_rejected", self.follow_if_rejected or [], context)
-        if set(approved) <= set(rejected):
-            raise InvalidArgumentError(
-                "follow_if_approved must name a task that follow_if_rejected does not; else the verdict is idle."
-            )
-        branches = approved if self.judge(context)["approved"] else rejected
-        context["ti"].xcom_push(key="return_value", value=branches)
-        return self.do_branch(context, branches)
-
-    def _branches(self, parameter: str, value: str | Sequence[str], context: Context) -> list[str]:
-        """Return task ids as a list; Airflow itself would skip everything for an id that is not downstream."""
-        names = [value] if isinstance(value, str) else list(value)
-        roots = set(self._expand_task_group_roots(context["ti"], names))
-        if wrong := sorted(roots - self.downstream_task_ids):
-            raise InvalidArgumentError(
-                f"{parameter} names {', '.join(map(repr, wrong))}, not directly downstream of {self.task_id!r} "
-                f"(downstream: {', '.join(map(repr, sorted(self.downstream_task_ids))) or 'none'})."
-            )
-        return names
 
 
 def _write_tags(registry: Registry, verdict: Mapping[str, Any]) -> Call[None]:
@@ -229,7 +190,7 @@ def _write_tags(registry: Registry, verdict: Mapping[str, Any]) -> Call[None]:
     tags = [
         (STATUS_TAG, verdict["validation_status"]),
         (REASONS_TAG, _trimmed(verdict["reasons"])),
-        (AGAINST_TAG, _champion_label(verdict)),
+        (AGAINST_TAG, champion_label(verdict)),
     ]
     for key, value in reversed(tags) if verdict["approved"] else tags:
         yield from registry.set_model_version_tag(verdict["name"], verdict["version"], key, value)
@@ -238,11 +199,3 @@ def _write_tags(registry: Registry, verdict: Mapping[str, Any]) -> Call[None]:
 def _trimmed(reasons: Iterable[str]) -> str:
     text = "; ".join(reasons)
     return text if len(text) <= _MAX_TAG else text[: _MAX_TAG - 3] + "..."
-
-
-def _label(verdict: Mapping[str, Any]) -> str:
-    return f"{verdict['name']}/{verdict['version']}"
-
-
-def _champion_label(verdict: Mapping[str, Any]) -> str:
-    return _label(verdict["champion"]) if verdict["champion"] else "none"

@@ -81,9 +81,9 @@ def origin_of(registry: Registry, version: ModelVersion) -> Call[Origin]:
     looked_in = _words(version, model_id, model, run) or Origin().looked_in
     if doubtful:
         looked_in += f", but {', '.join(doubtful)} as 0 on the logged model alone, where MLflow turns NaN into 0"
-    times = (version.created_at, model and model.created_at, run and run.started_at)
+    times = [version.created_at, model.created_at if model else None, run.started_at if run else None]
     made_at = min((time for time in times if time is not None), default=None)
-    return Origin(model_id, metrics, looked_in, run and run.run_id, made_at)
+    return Origin(model_id, metrics, looked_in, run.run_id if run else None, made_at)
 
 
 def _metrics(model: LoggedModel | None, run: Run | None) -> tuple[dict[str, float], list[str]]:

@@ -34,6 +34,7 @@ OPERATORS = {
     "SetModelVersionTagsOperator",
     "SetRegisteredModelAliasOperator",
     "SetRegisteredModelTagsOperator",
+    "ShortCircuitOnModelValidationOperator",
     "UpdateModelVersionOperator",
     "UpdateRegisteredModelOperator",
     "ValidateModelVersionOperator",
