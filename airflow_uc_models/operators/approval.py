@@ -1,0 +1,273 @@
+"""Operators that ask people for the approval of a model version, and that give it by Databricks' convention."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.exceptions import HITLRejectException
+from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
+
+from airflow_uc_models.approvals import PENDING, STATUS_TAG, Answer, ApprovalRequest
+from airflow_uc_models.compat import AirflowFailException
+from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.events import MODEL_VERSION_TAG_SET
+from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
+from airflow_uc_models.names import parse_version
+from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator, fail_without_retry
+from airflow_uc_models.operators.tag import SetModelVersionTagsOperator
+from airflow_uc_models.registry.approval import note_approval
+from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.facts import Origin, origin_of
+from airflow_uc_models.results import publish
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.hooks.endpoint import Endpoint
+
+_ANSWER_KEY = "uc_models_approval"
+_VALUES = ("Approved", "Rejected")
+
+
+class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
+    """Ask people in the Airflow UI to approve a model version, and note on the version who did, and when.
+
+    The required action shows the model and its version, its metrics beside the champion's, the verdict with every
+    check, and links to the version's and the run's pages. Where ``response_timeout`` passes without an answer, the
+    version is rejected. It takes what Airflow's ApprovalOperator takes, such as ``assigned_users`` and ``notifiers``,
+    but no ``options``, ``multiple`` or ``defaults``.
+
+    Tags of the version: ``approval_status`` is ``pending`` while the task waits, then ``approved`` or ``rejected``;
+    ``approved_by`` and ``approved_at``, or ``rejected_by`` and ``rejected_at``, say who (the name of the user, or
+    ``time-out``) and when (ISO 8601, UTC). Tags of an earlier answer are deleted.
+
+    A cleared task asks again. So does a retry, unless an answer was given that could not be written: then Airflow 3.3
+    and later remember it. Before 3.3 the triggerer must run, and looks for the answer every five seconds.
+
+    XCom: ``{"name", "version", "approved", "approval_status", "by", "by_id", "at", "timed_out"}``, also where the
+    task then fails.
+
+    Raises: a rejection, without retries, unless ``fail_on_reject`` is off; a missing version; a verdict on another
+    version; a registry without tags, before anybody is asked.
+
+    Privileges: Unity Catalog: EXECUTE on the model and APPLY TAG on it or its ownership. MLflow basic auth: EDIT on the
+    model, MANAGE where an earlier answer is to be deleted, READ on the experiment.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version to approve (int or str, templated)
+    :param verdict: what a validation operator left in XCom under ``verdict``, to show it (dict, templated)
+    :param subject: the headline; by default it names the version (str, templated)
+    :param body: Markdown that is shown above all else (str, templated)
+    :param fail_on_reject: a rejection fails the task; if off, the task succeeds and the tasks directly downstream are
+        skipped (bool)
+    :param response_timeout: how long to wait for an answer (timedelta, or seconds); by default for ever
+    """
+
+    template_fields: Sequence[str] = (*ModelOperator.template_fields, "version", "verdict", "subject", "body")
+
+    def __init__(
+        self,
+        *,
+        version: int | str,
+        verdict: Mapping[str, Any] | None = None,
+        subject: str | None = None,
+        body: str | None = None,
+        fail_on_reject: bool = True,
+        response_timeout: float | timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            subject=subject,
+            body=body,
+            defaults=self.REJECT,
+            fail_on_reject=fail_on_reject,
+            **_time_out(response_timeout),
+            **kwargs,
+        )
+        self.version = version
+        self.verdict = verdict
+
+    def validate_params(self) -> None:
+        """Accept all: values come from the approver, and old releases would check those of the Dag here."""
+
+    @property
+    def serialized_params(self) -> dict[str, dict[str, Any]]:
+        """The fields of the form: the task's own; Airflow 3.1 would add the params of the Dag."""
+        dag = self.get_dag()
+        of_dag = dag.params if dag else {}
+        return {key: value for key, value in super().serialized_params.items() if key not in of_dag}
+
+    def perform(self, context: Context) -> Any:
+        """Ask, unless an earlier try was answered and could not write that down."""
+        name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
+        self.hook.registry.tag_rules()
+        if kept := _kept(context):
+            return self._conclude(context, kept)
+        request = self._request(name, number)
+        self.link_to(context, name, number)
+        self.subject, self.body = self.subject or request.subject(), request.body(self.body)
+        self.hook.run(note_approval(self.hook.registry, name, number, PENDING))
+        self.log.info("%s\n%s", self.subject, self.body)
+        return ApprovalOperator.execute(self, context)  # does not return: the task waits without a process
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Write the answer down and follow it."""
+        with fail_without_retry():
+            if "error" in event:
+                self.process_trigger_event_error(event)
+            _keep(context, event)
+            return self._conclude(context, event)
+
+    def _request(self, name: str, number: int) -> ApprovalRequest:
+        registry, endpoint = self.hook.registry, self.hook.endpoint
+        version = self.hook.run(registry.get_model_version(name, number))
+        verdict = self._checked_verdict(version)
+        origin, champion, of_champion = self.hook.run(origin_of(registry, version)), None, Origin()
+        if verdict and verdict.get("champion"):
+            champion = ModelVersion.from_xcom(verdict["champion"])
+            of_champion = self.hook.run(origin_of(registry, champion))
+        links = {
+            "model version": endpoint.model_version_url(name, number),
+            "run": self.hook.run(run_page(registry, endpoint, version.run_id)),
+        }
+        return ApprovalRequest(version, origin.metrics, champion, of_champion.metrics, verdict, links)
+
+    def _checked_verdict(self, version: ModelVersion) -> Mapping[str, Any] | None:
+        verdict = self.verdict
+        if not verdict:
+            return None
+        if not isinstance(verdict, Mapping):
+            raise InvalidArgumentError(
+                f"verdict is the dict that a validation operator left in XCom, not {verdict!r:.80}. Give it as "
+                'validate.output["verdict"]; a template turns it into text.'
+            )
+        if (verdict.get("name"), verdict.get("version")) != (version.name, version.version):
+            raise InvalidArgumentError(
+                f"The verdict is on {verdict.get('name')}/{verdict.get('version')}, and {version.name}/"
+                f"{version.version} is to be approved. Give both operators the same model_name and version."
+            )
+        return verdict
+
+    def _conclude(self, context: Context, event: dict[str, Any]) -> Any:
+        """Write the answer onto the version, leave it in XCom, fail or skip after a rejection."""
+        name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
+        answer = self._answer(event)
+        tags = answer.tags()
+        before = self.hook.run(note_approval(self.hook.registry, name, number, answer.status, tags))
+        self.log.info("%s/%s is %s by %s at %s", name, number, answer.status, answer.by, answer.at)
+        self.link_to(context, name, number)
+        result = publish(context, {"name": name, "version": number, **answer.to_xcom()})
+        context["ti"].xcom_push(
+            key="return_value", value=result
+        )  # failing and skipping end the task before Airflow does
+        changes = {STATUS_TAG: answer.status, **tags}.items()
+        details = [
+            {"version": number, "tag_key": k, "tag_value": v, "from_value": before.tags.get(k)} for k, v in changes
+        ]
+        self.tell(context, MODEL_VERSION_TAG_SET, name, *details)
+        self._emit(context)
+        _keep(context, None)
+        try:
+            super().execute_complete(context, event)  # skips after a rejection
+        except HITLRejectException:
+            raise AirflowFailException(f"{name}/{number} was rejected by {answer.by} at {answer.at}") from None
+        return result
+
+    def _answer(self, event: Mapping[str, Any]) -> Answer:
+        chosen = list(event["chosen_options"])
+        self.validate_chosen_options(chosen)
+        if len(chosen) != 1:
+            raise InvalidArgumentError(f"The response is {chosen!r}; one of {self.options!r} was asked for.")
+        return Answer.of(
+            approved=chosen == [self.APPROVE], user=event.get("responded_by_user"), at=event["responded_at"]
+        )
+
+
+class SetModelVersionApprovalTagOperator(SetModelVersionTagsOperator):
+    """Approve or reject a model version by the tag that the approval task of a Databricks deployment job looks for.
+
+    The tag is named like that task, whose name begins with ``approval``. A run of the job that has failed there
+    already must be repaired; the next one passes. ModelVersionTagSensor waits for the same tag in Airflow.
+
+    XCom: the model version with all its tags.
+
+    Raises: missing version or alias; a name that is none of an approval task, or a value other than these two, before
+    any call.
+
+    Privileges: Unity Catalog: APPLY TAG and EXECUTE on the model or its ownership. MLflow basic auth: EDIT.
+    Registries: MLflow server, Unity Catalog on Databricks.
+
+    :param model_name: ``catalog.schema.model`` (str, templated)
+    :param version: the version; give this or ``alias`` (int or str, templated)
+    :param alias: the alias that names the version (str, templated)
+    :param tag: the name of the approval task (str, templated)
+    :param value: ``Approved`` or ``Rejected`` (str, templated)
+    """
+
+    template_fields: Sequence[str] = (*ModelVersionOperator.template_fields, "tag", "value")
+
+    def __init__(self, *, tag: str, value: str = "Approved", **kwargs: Any) -> None:
+        super().__init__(tags={}, **kwargs)
+        self.tag = tag
+        self.value = value
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Set the tag."""
+        if not str(self.tag).casefold().startswith("approval"):
+            raise InvalidArgumentError(
+                f"tag is {self.tag!r}: Databricks takes a task for an approval task only if its name begins with "
+                "'approval', and looks for a tag of that name."
+            )
+        if self.value not in _VALUES:
+            raise InvalidArgumentError(f"value is one of {', '.join(_VALUES)}, not {self.value!r}: letter case counts.")
+        self.tags = {self.tag: self.value}
+        return (yield from super().call(registry, context))
+
+
+def run_page(registry: Registry, endpoint: Endpoint, run_id: str | None) -> Call[str]:
+    """Return the page of a run in the MLflow UI; empty where it is not known."""
+    if not run_id or not endpoint.web_url or endpoint.mlflow.tracking_uri is None:
+        return ""
+    if endpoint.mlflow.tracking_uri != "databricks":
+        return f"{endpoint.web_url}/#/runs/{run_id}"
+    try:
+        run = yield from registry.get_run(run_id)
+    except NotFoundError:  # of another workspace
+        return ""
+    found = re.search(rf"/(\d+)/{re.escape(run_id)}/artifacts", run.artifact_uri or "")
+    return f"{endpoint.web_url}/ml/experiments/{found[1]}/runs/{run_id}" if found else ""
+
+
+def _time_out(seconds: float | timedelta | None) -> dict[str, Any]:
+    """Return the wait as the installed release of the standard provider wants it."""
+    if seconds is None:
+        return {}
+    named = "response_timeout" in inspect.signature(HITLOperator.__init__).parameters
+    wait = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    return {"response_timeout" if named else "execution_timeout": wait}
+
+
+def _kept(context: Context) -> dict[str, Any] | None:
+    """Return the answer that an earlier try could not write down; Airflow keeps none before 3.3."""
+    store: Any = context.get("task_state_store")
+    kept = store.get(_ANSWER_KEY) if store is not None else None
+    return {**kept, "responded_at": datetime.fromisoformat(kept["responded_at"])} if kept else None
+
+
+def _keep(context: Context, event: Mapping[str, Any] | None) -> None:
+    store: Any = context.get("task_state_store")
+    if store is None:
+        return
+    if event is None:
+        store.delete(_ANSWER_KEY)
+    else:
+        user = event.get("responded_by_user")
+        kept = {"chosen_options": list(event["chosen_options"]), "params_input": event.get("params_input") or {}}
+        at = event["responded_at"].isoformat()
+        store.set(_ANSWER_KEY, {**kept, "responded_by_user": dict(user) if user else None, "responded_at": at})
