@@ -1,7 +1,8 @@
-"""The engine ``local``: rows stream through pyfunc in this task's process, into one Parquet file.
+"""The engine ``local``: rows stream through pyfunc on this worker, into one Parquet file.
 
 While the model predicts one batch, the next is read and the one before is written, each on a thread of its own, so
-memory holds a few batches however many rows there are.
+memory holds a few batches however many rows there are. The model runs in the task's process, or in one or several
+processes, with this worker's packages or with those that it pins.
 """
 
 from __future__ import annotations
@@ -10,183 +11,191 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from airflow_uc_models.engines import EngineCapabilities, InferenceJob, Scored
+from airflow_uc_models.engines import EngineCapabilities, InferenceJob, Scored, options
+from airflow_uc_models.engines.feature_store import refuse_feature_store
+from airflow_uc_models.engines.intake import Taken
+from airflow_uc_models.engines.job import ENV_MANAGERS
+from airflow_uc_models.engines.local_plan import Plan, plan_of
+from airflow_uc_models.engines.outputs import BadRows, Sink, bad_rows_file, output_file
 from airflow_uc_models.engines.paths import Location, new_file, remove_unfinished
-from airflow_uc_models.engines.predictions import PredictionColumns
-from airflow_uc_models.engines.schema import Features, arrow_type, features_of, fields_by_column
-from airflow_uc_models.engines.tables import FORMATS, Part, Table, open_table
+from airflow_uc_models.engines.runners import InProcess, Runner, available_cpus, processes_of
+from airflow_uc_models.engines.tables import FORMATS, open_table
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.environments.build import uv_program
+from airflow_uc_models.environments.environment import UV, Environment, environment_of
+from airflow_uc_models.environments.scoring import Predicted
 from airflow_uc_models.exceptions import (
+    InputDataError,
     InvalidArgumentError,
-    ModelContentError,
     PredictionError,
     UCModelsError,
 )
 from airflow_uc_models.hooks.artifacts import download_version, load_pyfunc, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.signatures import Signature
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
-# A batch's size unless the job tells it. Each batch costs a forest one pass through all of its trees, so it is large;
-# a handful of them is in memory at once.
-_BATCH_BYTES = 16 << 20
-_BATCH_ROWS = (1_024, 131_072)
 
 
 class LocalEngine:
-    """Scores in this process, with the packages of this worker."""
+    """Scores on this worker.
 
-    # Modes, bad rows and environments come with their own modules.
+    Options: ``workers``, the number of processes that have the model, each predicting other batches (int; default 1,
+    which is the task's own process if the model runs with this worker's packages). No more than there are CPUs. For
+    models whose predictions do not depend on rows they have seen before.
+
+    XCom, in addition: ``env_manager`` and ``env_reason``, where the model's packages came from and why; ``workers``.
+    """
+
     capabilities = EngineCapabilities(
-        name="local", paths=True, formats=tuple(FORMATS), batch_size=True, modes=("overwrite",), quarantine=False
+        name="local",
+        paths=True,
+        formats=tuple(FORMATS),
+        batch_size=True,
+        env_managers=ENV_MANAGERS,
+        options=("workers",),
     )
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
 
     def check(self, job: InferenceJob) -> None:
-        """Raise InvalidArgumentError for paths that cannot be meant."""
-        if not job.output.endswith(".parquet"):
-            raise InvalidArgumentError(f"The output is one Parquet file; {job.output!r} does not end in .parquet.")
-        source, target = Location.parse(job.input), Location.parse(job.output)
-        if source.holds(target):
-            raise InvalidArgumentError(
-                f"The output {job.output} lies in the input {job.input}: the next run would read it. Write elsewhere."
-            )
-        if target.fs.isdir(target.path):
-            raise InvalidArgumentError(f"The output {job.output} is a folder; name a file in it.")
+        """Raise InvalidArgumentError for paths that cannot be meant, and what this worker cannot do."""
+        _check_paths(job)
+        _workers(job)
+        if job.env_manager == UV:
+            uv_program()
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
         """Download the version, compare its signature with the input, score, and leave no model files behind."""
         started = time.monotonic()
         table = open_table(Location.parse(job.input), job.input_format)
-        target = Location.parse(job.output)
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
             self._undo = [partial(shutil.rmtree, folder, ignore_errors=True)]
-            if target.is_local:  # an upload that was not finished does not show; a signal handler must not wait for one
-                self._undo.append(partial(remove_unfinished, target, job.key))
+            for target in (output_file(job), bad_rows_file(job)):
+                # An upload that was not finished does not show; a signal handler must not wait for one.
+                if target.is_local:
+                    self._undo.append(partial(remove_unfinished, target, job.key))
             files = download_version(hook, version, Path(folder) / "model")
-            plan = plan_of(job, table, read_mlmodel(files), version.uri)
-            rows = score(load_pyfunc(files), plan)
-        return Scored(rows, round(time.monotonic() - started, 3))
+            mlmodel = read_mlmodel(files)
+            refuse_feature_store(mlmodel, version.uri, "local")
+            plan = plan_of(job, table, mlmodel, version)
+            environment = environment_of(files, job.env_manager, version.uri)
+            workers = _workers(job)
+            with self._runner(environment, files, workers) as runner:
+                tally = score(runner, plan)
+        details = {"env_manager": environment.manager, "env_reason": environment.reason, "workers": workers}
+        return Scored(tally.rows, round(time.monotonic() - started, 3), tally.bad_rows, details)
+
+    @contextmanager
+    def _runner(self, environment: Environment, files: Path, workers: int) -> Generator[Runner, None, None]:
+        if environment.is_local and workers == 1:
+            yield InProcess(load_pyfunc(files).predict)
+            return
+        with processes_of(environment, files, workers, self._undo) as processes:
+            yield processes
 
     def cancel(self) -> None:
-        """Remove the model's files and what is written so far; a ``start`` that goes on will fail for lack of them."""
+        """End processes, remove the model's files and what is written so far; a ``start`` that goes on will fail."""
         while self._undo:
             self._undo.pop()()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A job that fits its model: what to read, what to give to the model and what to write.
-
-    :param kept: input columns of the output
-    """
-
-    job: InferenceJob
-    table: Table
-    features: Features
-    predictions: PredictionColumns
-    kept: Sequence[str]
-
-    @property
-    def columns(self) -> list[str]:
-        """What is read of the input."""
-        return list(dict.fromkeys([*self.kept, *self.features.types]))
-
-    @property
-    def batch_size(self) -> int:
-        """Rows that the model is given at once."""
-        if self.job.batch_size is not None:
-            return self.job.batch_size
-        fewest, most = _BATCH_ROWS
-        return max(fewest, min(most, int(_BATCH_BYTES / self.table.row_bytes(self.columns))))
-
-
-def plan_of(job: InferenceJob, table: Table, mlmodel: dict[str, Any], label: str) -> Plan:
-    """Compare input and model; ModelContentError if they do not fit.
-
-    :param mlmodel: the model's MLmodel file
-    :param label: how messages name the model
-    """
-    signature = Signature.of_mlmodel(mlmodel) or Signature()
-    inputs = signature.inputs or None
-    if inputs is None and job.signature_required:
-        raise ModelContentError(
-            f"{label} has no signature, so the input cannot be checked before it is scored. Log the model with a "
-            "signature or an input example, or set signature_required=False."
-        )
-    if inputs is None:
-        table = table.typed(None)
-    else:
-        asked = fields_by_column(inputs, table.schema.names)
-        table = table.typed({name: arrow_type(item.type) for name, item in asked.items()})
-    features = features_of(inputs, table.schema, f"The columns of {job.input} and {label}")
-    kept = table.schema.names if job.keep_columns is None else list(dict.fromkeys(job.keep_columns))
-    if unknown := [name for name in kept if name not in table.schema.names]:
+def _check_paths(job: InferenceJob) -> None:
+    if job.appends and job.output.endswith(".parquet"):
         raise InvalidArgumentError(
-            f"keep_columns names {', '.join(map(repr, unknown))}, which the input {job.input} does not have. "
-            f"It has: {', '.join(table.schema.names)}."
+            f"With mode='append' the output is a folder with one file per Dag run; {job.output!r} ends in .parquet."
         )
-    return Plan(job, table, features, PredictionColumns(signature.outputs or (), kept), kept)
+    if not job.appends and not job.output.endswith(".parquet"):
+        raise InvalidArgumentError(
+            f"The output is one Parquet file; {job.output!r} does not end in .parquet. A folder takes mode='append'."
+        )
+    source = Location.parse(job.input)
+    for target in (output_file(job), bad_rows_file(job))[: 1 + job.quarantines]:
+        if source.holds(target):
+            raise InvalidArgumentError(
+                f"The output {target.shown} lies in the input {job.input}: the next run would read it. Write elsewhere."
+            )
+        if target.fs.isdir(target.path):
+            raise InvalidArgumentError(f"The output {target.shown} is a folder; name a file in it.")
+        if job.appends and target.fs.isfile(target.parent):
+            raise InvalidArgumentError(f"The output {target.parent} is a file; with mode='append' it is a folder.")
 
 
-def score(model: Any, plan: Plan) -> int:
-    """Write the plan's output and return the number of its rows.
-
-    :param model: the model, as pyfunc loads it
-    """
-    job, progress = plan.job, _Progress(plan.table.rows)
-    with new_file(Location.parse(job.output), job.key) as file, _Sink.opened(file) as sink:
-        with closing(_ahead(plan.table.parts(plan.columns, plan.batch_size))) as parts:
-            for part in parts:
-                sink.write(_scored(model, plan, part))
-                progress.add(part.batch.num_rows)
-        sink.write(_empty(plan))
-    progress.tell()
-    return progress.rows
+def _workers(job: InferenceJob) -> int:
+    """Return the number of processes, as asked for and possible."""
+    asked = options.number(job, "workers", 1, least=1)
+    if asked != int(asked):
+        raise InvalidArgumentError(f"engine_options: workers must be a whole number, not {asked:g}.")
+    if asked > (most := available_cpus()):
+        log.warning("There are %s CPUs for %g workers; %s are started", most, asked, most)
+        return most
+    return int(asked)
 
 
-def _scored(model: Any, plan: Plan, part: Part) -> pa.RecordBatch:
-    """Return the kept columns of some rows with their predictions."""
-    import pyarrow as pa
+def score(runner: Runner, plan: Plan) -> Tally:
+    """Write the plan's output and return the number of its rows."""
+    job, tally = plan.job, Tally(plan.table.rows)
+    # What was put aside takes its place first: an output without it would look complete.
+    with (
+        new_file(output_file(job), job.key) as file,
+        BadRows(job, plan.kept) as aside,
+        Sink.opened(file) as sink,
+        closing(_ahead(plan.taken())) as batches,
+    ):
+        waiting: deque[tuple[Taken, Callable[[], Predicted]]] = deque()
 
-    given = plan.features.of(part)
+        def settle(most: int) -> None:
+            while len(waiting) > most:
+                _write(plan, *waiting.popleft(), sink, aside, tally)
+
+        for taken in batches:
+            asked = replace(plan.asked, has_worked=tally.rows > 0)
+            if taken.rows.num_rows:
+                waiting.append((taken, runner.submit(taken.rows, asked)))
+            else:
+                waiting.append((taken, _nothing))
+            settle(runner.ahead)
+        settle(0)
+        tally.check(aside.first)
+        sink.write(plan.nothing())
+    if job.quarantines:
+        aside.remove_earlier()
+    tally.tell()
+    return tally
+
+
+def _nothing() -> Predicted:
+    """Return what the model makes of no rows, which it is not asked."""
+    return Predicted(None)
+
+
+def _write(plan: Plan, taken: Taken, result: Callable[[], Predicted], sink: Sink, aside: BadRows, tally: Tally) -> None:
+    """Wait for the predictions of some rows and write them."""
     try:
-        columns = plan.predictions.of(model.predict(given), part.batch.num_rows)
+        predicted = result()
+        output = plan.output(taken, predicted)
     except InvalidArgumentError:
         raise
     except Exception as error:
         told = str(error) if isinstance(error, UCModelsError) else f"{type(error).__name__}: {error}"
-        raise PredictionError(f"Could not score {part.where}: {told}") from error
-    return pa.RecordBatch.from_arrays([*map(part.batch.column, plan.kept), *columns], schema=_output_schema(plan))
-
-
-def _empty(plan: Plan) -> pa.RecordBatch:
-    """Return no rows: they make the file's columns certain when the input has none."""
-    import pyarrow as pa
-
-    return pa.RecordBatch.from_pylist([], schema=_output_schema(plan))
-
-
-def _output_schema(plan: Plan) -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([*(plan.table.schema.field(name) for name in plan.kept), *plan.predictions.schema])
+        raise PredictionError(f"Could not score {taken.part.where}: {told}") from error
+    if output.num_rows:
+        sink.write(output)
+    failed = [(taken.number(index), reason) for index, reason in predicted.bad]
+    aside.write(taken.part, sorted([*taken.bad, *failed]))
+    tally.add(output.num_rows, len(taken.bad), len(failed))
 
 
 def _ahead(items: Generator[T, None, None]) -> Generator[T, None, None]:
@@ -199,71 +208,47 @@ def _ahead(items: Generator[T, None, None]) -> Generator[T, None, None]:
             yield item
 
 
-class _Sink:
-    """Writes Parquet on a thread of its own, at most one batch behind."""
-
-    def __init__(self, file: Any, thread: ThreadPoolExecutor) -> None:
-        self._file = file
-        self._thread = thread
-        self._pending: Future[None] | None = None
-        self._writer: Any = None
-
-    @classmethod
-    @contextmanager
-    def opened(cls, file: Any) -> Generator[_Sink, None, None]:
-        with ThreadPoolExecutor(1, thread_name_prefix="write") as thread:
-            sink = cls(file, thread)
-            try:
-                yield sink
-                sink._settle()
-            finally:
-                sink._close()
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._settle()
-        self._pending = self._thread.submit(self._write, batch)
-
-    def _settle(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-
-    def _close(self) -> None:
-        # Also after a failure: an open writer would write to the closed file when it is collected.
-        wait([self._pending] if self._pending else [])
-        if self._writer is not None:
-            self._writer.close()
-
-    def _write(self, batch: pa.RecordBatch) -> None:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        if self._writer is None:
-            # A dictionary of floats, which hardly repeat, costs more than all the rest of the writing.
-            repeating = [f.name for f in batch.schema if not pa.types.is_floating(f.type)]
-            self._writer = parquet.ParquetWriter(self._file, batch.schema, use_dictionary=repeating)
-        if batch.num_rows:
-            self._writer.write_batch(batch)
-
-
 @dataclass
-class _Progress:
-    """Tells now and then how far the work is.
+class Tally:
+    """Counts rows, and tells now and then how far the work is.
 
-    :param total: number of rows, where it is known
+    :param total: rows of the input, where it is known
+    :param rows: with a prediction
+    :param unfit: that could not be given to the model
+    :param failed: on which the model failed
     """
 
     total: int | None
     rows: int = 0
+    unfit: int = 0
+    failed: int = 0
     started: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
 
-    def add(self, rows: int) -> None:
+    @property
+    def bad_rows(self) -> int:
+        """Rows that were put aside."""
+        return self.unfit + self.failed
+
+    def add(self, rows: int, unfit: int, failed: int) -> None:
+        """Count the rows of a batch."""
         self.rows += rows
+        self.unfit += unfit
+        self.failed += failed
         if time.monotonic() - self.told >= _PROGRESS_SECONDS:
             self.tell()
 
+    def check(self, reason: str | None) -> None:
+        """Raise if rows were put aside and none is left: then it is no matter of single rows."""
+        if self.rows or not self.bad_rows:
+            return
+        kind = PredictionError if self.failed else InputDataError
+        raise kind(f"None of the {self.bad_rows:,} rows of the input could be scored. The first one: {reason}")
+
     def tell(self) -> None:
+        """Log how far the work is."""
         self.told = time.monotonic()
-        rate = self.rows / max(self.told - self.started, 1e-9)
+        done = self.rows + self.bad_rows
+        rate = done / max(self.told - self.started, 1e-9)
         of_total = "" if self.total is None else f" of {self.total:,}"
-        log.info("Scored %s%s rows (%s rows/s)", f"{self.rows:,}", of_total, f"{rate:,.0f}")
+        log.info("Scored %s%s rows (%s rows/s)", f"{done:,}", of_total, f"{rate:,.0f}")

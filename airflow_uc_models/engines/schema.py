@@ -73,18 +73,12 @@ class Features:
     as_tensor: bool = False
     is_enforced: bool = True
 
-    def of(self, part: Part) -> Any:
-        """Return what pyfunc predicts on: a DataFrame, or an array for a tensor signature."""
+    def of(self, part: Part) -> pa.RecordBatch:
+        """Return the rows as the model takes them; InputDataError for values that it does not take."""
         import pyarrow as pa
 
         arrays = [_given(part, name, wanted) for name, wanted in self.types.items()]
-        if self.as_tensor:
-            import numpy as np
-
-            return np.column_stack([array.to_numpy(zero_copy_only=False) for array in arrays])
-        batch = pa.RecordBatch.from_arrays(arrays, names=list(self.types))
-        # Without enforcement the model itself gets this frame and may write to it; split blocks can be read-only.
-        return batch.to_pandas(split_blocks=self.is_enforced, maps_as_pydicts="strict")
+        return pa.RecordBatch.from_arrays(arrays, names=list(self.types))
 
 
 def features_of(inputs: Sequence[Field] | None, schema: pa.Schema, what: str) -> Features:

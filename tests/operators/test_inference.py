@@ -150,6 +150,9 @@ def test_scores_a_file_with_the_alias(infer, classifier, tmp_path):
         "rows": 1000,
         "bad_rows": 0,
         "bad_rows_output": None,
+        "env_manager": "local",
+        "env_reason": "this worker has what the model asks for",
+        "workers": 1,
     }
     written = pd.read_parquet(output)
     assert list(written.columns) == [*COLUMNS, "id", "prediction"]
@@ -390,7 +393,7 @@ def test_several_outputs_have_their_names(infer, refuse, mlflow_server, model_na
     }
     pd.DataFrame({"x": [0.5], "label": ["?"]}).to_parquet(tmp_path / "in.parquet")
     told = refuse(f"models:/{model_name}/1", tmp_path / "in.parquet", tmp_path / "out.parquet")
-    assert "The input has the column(s) label, and the predictions are called so, too" in told
+    assert "The output has the column(s) label already, and the predictions are called so, too" in told
     result = infer(f"models:/{model_name}/1", tmp_path / "in.parquet", tmp_path / "out.parquet", keep_columns=["x"])
     assert result.state == "success"
 

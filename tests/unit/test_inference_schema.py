@@ -18,6 +18,7 @@ from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.engines.predictions import PredictionColumns
 from airflow_uc_models.engines.schema import accepts, arrow_type, features_of
 from airflow_uc_models.engines.tables import Part
+from airflow_uc_models.environments.scoring import Asked, frame, prediction_arrays
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, ModelContentError, PredictionError
 from airflow_uc_models.signatures import Field, Signature
 
@@ -33,6 +34,12 @@ def signature(*columns):
 
 def features(sign, given):
     return features_of(sign and sign.inputs, given.batch.schema, "The columns of /data/in.parquet and m/1")
+
+
+def frame_of(sign, given):
+    """What pyfunc predicts on."""
+    found = features(sign, given)
+    return frame(found.of(given), Asked(as_tensor=found.as_tensor, is_enforced=found.is_enforced))
 
 
 MOMENT = datetime.datetime(2024, 1, 31, 12)
@@ -79,20 +86,20 @@ UNSEEN = {"string", "binary", "boolean"}
 def test_accepts_what_mlflow_accepts(array, kind):
     given = part(x=array)
     spec = ColSpec(kind, "x").to_dict()
-    frame = given.batch.to_pandas(maps_as_pydicts="strict")
+    plain = given.batch.to_pandas(maps_as_pydicts="strict")
     try:
-        _enforce_schema(frame, Schema([ColSpec(kind, "x")]))
+        _enforce_schema(plain, Schema([ColSpec(kind, "x")]))
         mlflow_accepts = True
     except Exception:
         mlflow_accepts = False
     pair = (str(array.type), str(kind).removeprefix("DataType."))
     if accepts(spec, array.type):
         assert mlflow_accepts != (pair in MORE), pair
-        frame = features(signature(ColSpec(kind, "x")), given).of(given)
-        enforced = _enforce_schema(frame, Schema([ColSpec(kind, "x")]))
+        given = frame_of(signature(ColSpec(kind, "x")), given)
+        enforced = _enforce_schema(given, Schema([ColSpec(kind, "x")]))
         assert len(enforced) == 2
     else:
-        assert not mlflow_accepts or (pair[1] in UNSEEN and frame["x"].dtype.kind == "O"), pair
+        assert not mlflow_accepts or (pair[1] in UNSEEN and plain["x"].dtype.kind == "O"), pair
         with pytest.raises(ModelContentError, match="column 'x' is "):
             features(signature(ColSpec(kind, "x")), given)
 
@@ -100,21 +107,20 @@ def test_accepts_what_mlflow_accepts(array, kind):
 def test_optional_columns_may_be_absent_but_not_of_another_type():
     sign = signature(ColSpec("double", "x"), ColSpec("long", "y", required=False))
     given = part(x=[1.0])
-    assert list(features(sign, given).of(given).columns) == ["x"]
+    assert list(frame_of(sign, given).columns) == ["x"]
     with pytest.raises(ModelContentError, match="'y' is string"):
         features(sign, part(x=[1.0], y=["a"]))
 
 
 def test_other_columns_do_not_reach_the_model():
     given = part(id=[7], y=[1.0], x=[2.0])
-    frame = features(signature(ColSpec("double", "x"), ColSpec("double", "y")), given).of(given)
-    assert list(frame.columns) == ["x", "y"]
+    assert list(frame_of(signature(ColSpec("double", "x"), ColSpec("double", "y")), given).columns) == ["x", "y"]
 
 
 def test_columns_without_names_go_by_position():
     sign = signature(ColSpec("double"), ColSpec("string"))
     given = part(a=[1], b=["u"])
-    assert features(sign, given).of(given).to_dict("list") == {"a": [1.0], "b": ["u"]}
+    assert frame_of(sign, given).to_dict("list") == {"a": [1.0], "b": ["u"]}
     with pytest.raises(ModelContentError, match="'b' is double"):
         features(sign, part(a=[1], b=[2.0]))
     with pytest.raises(ModelContentError, match="asks for 2; the input has 1: a"):
@@ -125,7 +131,7 @@ def test_a_tensor_takes_the_columns_in_order():
     given = np.array([[1, 2], [3, 4]], dtype="float32")
     sign = Signature.of_mlmodel({"signature": infer_signature(given).to_dict()})
     table = part(b=np.array([1, 3], "float32"), a=np.array([2, 4], "int16"))
-    array = features(sign, table).of(table)
+    array = frame_of(sign, table)
     assert array.dtype == np.float32
     assert array.tolist() == given.tolist()
     with pytest.raises(ModelContentError, match=r"'b' is double; the model asks for tensor<float32, \[-1\]>"):
@@ -143,23 +149,28 @@ def test_values_that_the_type_does_not_have():
     sign = signature(ColSpec("datetime", "x"))
     given = part(x=pa.array([datetime.datetime(9999, 1, 1)], pa.timestamp("s")))
     with pytest.raises(InputDataError, match=r"Column 'x' of rows 1 to 1 of /data/in\.parquet has a value that is no"):
-        features(sign, given).of(given)
+        frame_of(sign, given)
 
 
 def test_frames_for_models_without_signature_can_be_written_to():
     given = part(x=[1.0], y=[2.0])
-    frame = features(None, given).of(given)
-    frame["x"].to_numpy()
-    frame.loc[0, "x"] = 5.0
+    writable = frame_of(None, given)
+    writable["x"].to_numpy()
+    writable.loc[0, "x"] = 5.0
     assert given.batch["x"].to_pylist() == [1.0]
 
 
 # -- predictions
 
 
+def batch_of(predictions, rows, names=("prediction",)):
+    arrays = prediction_arrays(predictions, rows, names)
+    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+
 def columns_of(predictions, rows, outputs=(), kept=()):
     columns = PredictionColumns([Field.parse(entry) for entry in outputs], kept)
-    arrays = columns.of(predictions, rows)
+    arrays = columns.of(batch_of(predictions, rows, columns.names))
     return dict(zip(columns.schema.names, (a.to_pylist() for a in arrays), strict=True)), columns.schema.types
 
 
@@ -220,12 +231,12 @@ def test_before_the_first_batch_the_signature_says_what_there_will_be():
 
 def test_later_batches_must_be_like_the_first():
     columns = PredictionColumns([])
-    columns.of(np.array([1.5]), 1)
-    assert columns.of(np.array([2]), 1)[0].type == DOUBLE
+    columns.of(batch_of(np.array([1.5]), 1))
+    assert columns.of(batch_of(np.array([2]), 1))[0].type == DOUBLE
     with pytest.raises(PredictionError, match="returned 'prediction' as string for this batch, and as double before"):
-        columns.of(["high"], 1)
+        columns.of(batch_of(["high"], 1))
     with pytest.raises(PredictionError, match="returned p, q for this batch, and prediction before"):
-        columns.of({"p": [1], "q": [2]}, 1)
+        columns.of(batch_of({"p": [1], "q": [2]}, 1))
 
 
 @pytest.mark.parametrize(
@@ -250,8 +261,8 @@ def test_names_that_the_output_has_already():
     with pytest.raises(InvalidArgumentError, match="has the column\\(s\\) prediction"):
         PredictionColumns([], ["id", "prediction"])
     columns = PredictionColumns([], ["p"])
-    with pytest.raises(InvalidArgumentError, match="has the column\\(s\\) p, "):
-        columns.of({"p": [1], "q": [2]}, 1)
+    with pytest.raises(InvalidArgumentError, match="has the column\\(s\\) p already"):
+        columns.of(batch_of({"p": [1], "q": [2]}, 1))
 
 
 def test_types_without_an_arrow_form_are_passed_on():

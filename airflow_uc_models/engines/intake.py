@@ -1,0 +1,154 @@
+"""From the rows of the input to those that the model is given, and to those that cannot be given to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_uc_models.engines.schema import Features
+from airflow_uc_models.engines.tables import Part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MOST_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Some rows of the input on their way to the model.
+
+    :param part: all of the rows, as they were read
+    :param kept: the columns of the output, of the good rows
+    :param rows: what the model is given of the good rows
+    :param good: the numbers of the good rows in the part; None if all are
+    :param bad: number in the part and reason of each row that cannot be given to the model
+    """
+
+    part: Part
+    kept: pa.RecordBatch
+    rows: pa.RecordBatch
+    good: Sequence[int] | None = None
+    bad: Sequence[tuple[int, str]] = ()
+
+    def number(self, index: int) -> int:
+        """Return a good row's number in the part."""
+        return index if self.good is None else self.good[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Turns what is read into what the model takes.
+
+    :param schema: the input's columns, of the types that the output has
+    :param kept: the columns of the output
+    :param quarantines: put rows aside that do not fit; else the first one is an InputDataError
+    """
+
+    features: Features
+    schema: pa.Schema
+    kept: Sequence[str]
+    quarantines: bool = False
+
+    def of(self, part: Part) -> Taken:
+        """Return the rows of a part, the good and the bad."""
+        if not self.quarantines:
+            return Taken(part, _chosen(part.batch, self.kept), self.features.of(part))
+        import pyarrow as pa
+
+        reasons = _Reasons()
+        typed = {name: self._typed(part.batch, name, reasons) for name in part.batch.schema.names}
+        given = {name: self._given(typed[name], name, reasons) for name in self.features.types}
+        kept = pa.RecordBatch.from_arrays([typed[name] for name in self.kept], names=list(self.kept))
+        # Of no columns Arrow makes no rows, whatever their number.
+        rows = pa.RecordBatch.from_arrays(list(given.values()), names=list(given))
+        if not reasons.by_row:
+            return Taken(part, kept, rows)
+        good = [index for index in range(part.batch.num_rows) if index not in reasons.by_row]
+        numbers = pa.array(good, pa.int64())
+        return Taken(part, kept.take(numbers), rows.take(numbers), good, reasons.listed())
+
+    def _typed(self, batch: pa.RecordBatch, name: str, reasons: _Reasons) -> pa.Array:
+        """Return a column in the type of the output: text of CSV files becomes what is asked for."""
+        wanted = self.schema.field(name).type
+        column = batch.column(name)
+        if column.type == wanted:
+            return column
+        return _cast(column, wanted, _from_text, name, reasons)
+
+    def _given(self, column: pa.Array, name: str, reasons: _Reasons) -> pa.Array:
+        """Return a column in the type the model takes."""
+        import pyarrow as pa
+
+        wanted = self.features.types[name]
+        if wanted is None:
+            return column
+        if column.null_count and pa.types.is_integer(wanted):
+            for index in column.is_null().to_numpy(zero_copy_only=False).nonzero()[0].tolist():
+                reasons.add(index, name, f"column {name!r} has no value, and the model takes {wanted}")
+        return column if column.type == wanted else _cast(column, wanted, _plain_cast, name, reasons)
+
+
+@dataclass
+class _Reasons:
+    """Why rows are bad. What is wrong with a value is told once, also if a later step finds nothing in its place."""
+
+    by_row: dict[int, list[str]] = field(default_factory=dict)
+    _told: set[tuple[int, str]] = field(default_factory=set)
+
+    def add(self, index: int, name: str, text: str) -> None:
+        if (index, name) not in self._told:
+            self._told.add((index, name))
+            self.by_row.setdefault(index, []).append(text)
+
+    def listed(self) -> list[tuple[int, str]]:
+        return [(index, "; ".join(texts)) for index, texts in sorted(self.by_row.items())]
+
+
+def _cast(
+    column: pa.Array,
+    wanted: pa.DataType,
+    cast: Callable[[pa.Array, pa.DataType], pa.Array],
+    name: str,
+    reasons: _Reasons,
+) -> pa.Array:
+    """Cast a column; values that cannot be are noted and missing in the result."""
+    import pyarrow as pa
+
+    def piece(start: int, count: int) -> list[pa.Array]:
+        try:
+            return [cast(column.slice(start, count), wanted)]
+        except pa.ArrowInvalid:
+            if count == 1:
+                shown = str(column[start].as_py())
+                shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]} ..."
+                reasons.add(start, name, f"column {name!r} has {shown!r}, which is no {wanted}")
+                return [pa.nulls(1, wanted)]
+            half = count // 2
+            return [*piece(start, half), *piece(start + half, count - half)]
+
+    return pa.concat_arrays(piece(0, len(column)))
+
+
+def _plain_cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    return column.cast(wanted)
+
+
+def _from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Read values as Arrow reads those of CSV files."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    if pa.types.is_binary(wanted):
+        return column.cast(wanted)
+    missing = pc.is_in(column, value_set=pa.array(csv.ConvertOptions().null_values))
+    text = pc.utf8_trim_whitespace(pc.if_else(missing, None, column))
+    return text.cast(wanted)
+
+
+def _chosen(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([batch.column(name) for name in names], names=list(names))

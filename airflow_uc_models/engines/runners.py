@@ -1,0 +1,102 @@
+"""Where the engine ``local`` runs a model: in the task's process, or in processes of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_uc_models.environments.environment import Environment
+from airflow_uc_models.environments.process import ModelProcess
+from airflow_uc_models.environments.scoring import Asked, Predicted, score
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Predicts batches."""
+
+    @property
+    def ahead(self) -> int:
+        """How many batches may be on their way while the result of an earlier one is waited for."""
+
+    def submit(self, rows: pa.RecordBatch, asked: Asked) -> Callable[[], Predicted]:
+        """Begin with a batch; what is returned waits for its predictions, and raises what the model raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class InProcess:
+    """Predicts in this process, when the result is waited for.
+
+    :param predict: the model's, as pyfunc loads it
+    """
+
+    predict: Callable[[Any], Any]
+
+    @property
+    def ahead(self) -> int:
+        """A batch is predicted when its result is waited for."""
+        return 0
+
+    def submit(self, rows: pa.RecordBatch, asked: Asked) -> Callable[[], Predicted]:
+        """Return what predicts the batch."""
+        return partial(score, self.predict, rows, asked)
+
+
+@dataclass
+class Processes:
+    """Predicts in one or several processes that have loaded the model."""
+
+    processes: Sequence[ModelProcess]
+    _waiting: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._waiting = [0] * len(self.processes)
+
+    @property
+    def ahead(self) -> int:
+        """One batch is predicted in each, and one is on its way there."""
+        return 2 * len(self.processes)
+
+    def submit(self, rows: pa.RecordBatch, asked: Asked) -> Callable[[], Predicted]:
+        """Send a batch to the process that has the least to do."""
+        index = min(range(len(self._waiting)), key=self._waiting.__getitem__)
+        self._waiting[index] += 1
+        answer = self.processes[index].submit_rows(rows, asked)
+        answer.add_done_callback(partial(self._done, index))
+        return answer.result
+
+    def _done(self, index: int, _: Future[Predicted]) -> None:
+        self._waiting[index] -= 1
+
+
+@contextmanager
+def processes_of(
+    environment: Environment, folder: Path, workers: int, undo: list[Callable[[], None]]
+) -> Iterator[Processes]:
+    """Have processes with the model for the time of the block.
+
+    :param undo: gets what ends them at once
+    """
+    threads = max(1, available_cpus() // workers) if workers > 1 else None
+    with environment.interpreter() as python, ExitStack() as stack:
+        start = environment.start(python, folder, threads)
+        processes = [stack.enter_context(ModelProcess.started(start)) for _ in range(workers)]
+        undo.extend(process.kill for process in processes)
+        for told in [process.submit("load") for process in processes]:
+            log.info("The model is loaded in a process of its own: %s", dict(told.result().head))
+        yield Processes(processes)
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
