@@ -30,7 +30,7 @@ __all__ = [
     "engine_of",
 ]
 
-_ENGINES = {"local": "LocalEngine", "databricks": "DatabricksEngine"}
+_ENGINES = {"local": "LocalEngine", "spark": "SparkEngine", "databricks": "DatabricksEngine", "ai_query": "AiQueryEngine"}
 
 
 @dataclass(frozen=True, slots=True)

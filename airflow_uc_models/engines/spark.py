@@ -1,0 +1,218 @@
+"""The engine ``spark``: a Spark session scores, on this worker or on a cluster.
+
+The job itself is in spark_job.py, which also runs on Databricks; here are the session, the model's files and the
+checks before the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_uc_models.engines import EngineCapabilities, InferenceJob, Scored, spark_job
+from airflow_uc_models.engines.feature_store import refuse_feature_store
+from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
+from airflow_uc_models.engines.local_plan import plan_of
+from airflow_uc_models.engines.spark_places import is_remote
+from airflow_uc_models.engines.spark_plan import JobError, Source, open_input
+from airflow_uc_models.engines.spark_sessions import OPTIONS, check_options, spark_session
+from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError
+from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
+_CANCEL_SECONDS = 10.0
+
+
+class SparkEngine:
+    """Scores with Spark: a given session, or one that is made and stopped."""
+
+    capabilities = EngineCapabilities(
+        name="spark",
+        paths=True,
+        tables=True,
+        formats=("parquet", "csv"),
+        partition_by=True,
+        batch_size=True,
+        env_managers=ENV_MANAGERS,
+        options=(*OPTIONS, "result_type"),
+    )
+
+    def __init__(self) -> None:
+        self._spark: Any = None
+        self._params: dict[str, Any] = {}
+        self._folder: Path | None = None
+
+    def check(self, job: InferenceJob) -> None:
+        """Raise InvalidArgumentError for places and options that cannot be meant, and for a worker without Spark."""
+        for role, place in (("input", job.input), ("output", job.output)):
+            if re.match(r"\w+://[^/]*@", place) and not place.startswith("abfs"):
+                raise InvalidArgumentError(
+                    f"The {role} {place} names an Airflow connection, which Spark does not know: it reaches storage "
+                    "by its own settings. Leave out what is before the @."
+                )
+        source, target = (place.strip("`").rstrip("/") for place in (job.input, job.output))
+        if source == target or (not is_table(job.output) and target.startswith(f"{source}/")):
+            raise InvalidArgumentError(
+                f"The output {job.output} lies in the input {job.input}: the next run would read it. Write elsewhere."
+            )
+        check_options(job)
+
+    def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
+        """Download the version, compare its signature with the input, and let Spark score."""
+        started = time.monotonic()
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
+            files = download_version(hook, version, folder / "model")
+            mlmodel = read_mlmodel(files)
+            refuse_feature_store(mlmodel, version.uri, "spark")
+            stack.enter_context(_explained(job))
+            spark, is_given = stack.enter_context(spark_session(job, hook))
+            stack.enter_context(_batches_of(spark, job.batch_size))
+            _refuse_passing_table(spark, job, is_given=is_given)
+            table: Any = _Table.of(open_input(spark, job.input, job.input_format))
+            plan_of(job, table, mlmodel, version)
+            self._params = params_of(job, version, files)
+            self._spark = spark
+            spark.addTag(self._tag)
+            try:
+                told = spark_job.run(spark, self._params)
+            finally:
+                self._spark = None
+                spark.removeTag(self._tag)
+            details = {"spark_version": str(spark.version)}
+        return Scored(told["rows"], round(time.monotonic() - started, 3), told["bad_rows"], details)
+
+    def cancel(self) -> None:
+        """Interrupt Spark's jobs and remove what is written so far."""
+        if self._spark is not None:
+            # Not on this thread: it may be in the middle of a call to Spark.
+            thread = threading.Thread(target=self._interrupt, args=(self._spark,), daemon=True)
+            thread.start()
+            thread.join(_CANCEL_SECONDS)
+
+    @property
+    def _tag(self) -> str:
+        return f"airflow-{self._params['key']}"
+
+    def _interrupt(self, spark: Any) -> None:
+        with suppress(Exception):
+            spark.interruptTag(self._tag)
+        try:
+            spark_job.clean(spark, self._params)
+        except Exception as error:
+            log.warning("The unfinished output stays until the next try: %s", error)
+
+
+def _refuse_passing_table(spark: Any, job: InferenceJob, *, is_given: bool) -> None:
+    """Raise for a table that would be gone with the session that is made for the job."""
+    if is_given or is_remote(spark) or not is_table(job.output) or job.output.count(".") > 1:
+        return
+    if spark.conf.get("spark.sql.catalogImplementation", "") == "in-memory":
+        raise InvalidArgumentError(
+            f"The output {job.output} would be gone when the session is stopped: its catalog is in memory. Write to a "
+            "path, or set engine_options={'conf': {'spark.sql.catalogImplementation': 'hive'}} or another catalog."
+        )
+
+
+def params_of(job: InferenceJob, version: ModelVersion, files: Path) -> dict[str, Any]:
+    """Return what the job in Spark is told."""
+    return {
+        "model_path": str(files),
+        "input": job.input,
+        "input_format": job.input_format,
+        "output": job.output,
+        "mode": job.mode,
+        "partition_by": list(job.partition_by),
+        "keep_columns": None if job.keep_columns is None else list(job.keep_columns),
+        "metadata": list(job.metadata_columns),
+        "model_name": version.name,
+        "model_version": version.version,
+        "scored_at": job.scored_at.isoformat(),
+        "key": job.key,
+        "on_bad_rows": job.on_bad_rows,
+        "bad_rows_output": job.bad_rows_output,
+        "env_manager": job.env_manager or "local",
+        "result_type": job.options.get("result_type"),
+    }
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Spark's input as the engine ``local`` looks at its own, so that both make the same checks."""
+
+    schema: pa.Schema
+    is_csv: bool
+
+    @classmethod
+    def of(cls, source: Source) -> _Table:
+        import pyarrow as pa
+
+        found = source.frame.select(*(source.frame[f"`{name}`"] for name in source.columns)).limit(0).toArrow().schema
+        # Spark gives its times to Python as the clock shows them in the session's time zone.
+        fields = [pa.field(f.name, pa.timestamp("us") if pa.types.is_timestamp(f.type) else f.type) for f in found]
+        return cls(pa.schema(fields), source.is_csv)
+
+    def typed(self, types: Mapping[str, pa.DataType | None] | None) -> _Table:
+        import pyarrow as pa
+
+        if not self.is_csv or types is None:
+            return self
+        flat = {name: wanted for name, wanted in types.items() if wanted and not pa.types.is_nested(wanted)}
+        return replace(self, schema=pa.schema([(name, flat.get(name, pa.string())) for name in self.schema.names]))
+
+
+@contextmanager
+def _batches_of(spark: Any, rows: int | None) -> Iterator[None]:
+    """Let Spark give Python so many rows at once."""
+    if rows is None:
+        yield
+        return
+    before = spark.conf.get(_BATCH)
+    spark.conf.set(_BATCH, str(rows))
+    try:
+        yield
+    finally:
+        spark.conf.set(_BATCH, before)
+
+
+@contextmanager
+def _explained(job: InferenceJob) -> Iterator[None]:
+    """Turn Spark's errors into ours, in few words; Spark has logged the rest."""
+    from pyspark.errors import AnalysisException, PySparkException
+
+    try:
+        yield
+    except JobError as error:
+        raise InvalidArgumentError(str(error)) from error
+    except AnalysisException as error:
+        raise InputDataError(f"Spark cannot read {job.input} or write {job.output}: {_first(error)}") from error
+    except PySparkException as error:
+        text = str(error)
+        if raised := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE|\n|$)", text):
+            raise InputDataError(f"{job.input}: {raised[1]}") from error
+        raise PredictionError(f"Could not score {job.input}: {_python_error(text) or _first(error)}") from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _python_error(text: str) -> str | None:
+    """Return the last line of the Python trace in an error of Spark."""
+    found: Sequence[str] = re.findall(r"^([A-Za-z_][\w.]*(?:Error|Exception|Warning|Exit)\b.*)$", text, re.MULTILINE)
+    return found[-1] if found else None

@@ -1,0 +1,134 @@
+"""How a Spark worker predicts where mlflow's own Spark function does not do.
+
+Spark sends these functions to workers that do not have this package: nothing of it may be imported here. Part of the
+script that is shipped to Databricks: nothing but PySpark and MLflow is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+_MOST_REASON = 1_000
+
+
+def bring_model(spark: Any, uri: str, *, is_remote: bool) -> Callable[[], Any]:
+    """Return a function that loads the model on a worker; the files go there unless the workers are this machine."""
+    from pyspark import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
+    if not is_remote and spark.conf.get("spark.master", "").startswith("local"):
+        return lambda: _load(uri)
+    import mlflow.artifacts
+
+    name = f"model_{secrets.token_hex(8)}"
+    with tempfile.TemporaryDirectory(prefix="model-archive-") as folder:
+        files = uri if os.path.isdir(uri) else mlflow.artifacts.download_artifacts(uri, dst_path=folder)  # noqa: PTH112
+        archive = shutil.make_archive(f"{folder}/{name}", "zip", files)
+        if is_remote:
+            spark.addArtifacts(f"{archive}#{name}", archive=True)
+        else:
+            spark.sparkContext.addArchive(f"{archive}#{name}")
+    return lambda: _load_brought(name)
+
+
+def _load_brought(name: str) -> Any:
+    from pyspark import SparkFiles
+
+    return _load(f"{SparkFiles.getRootDirectory()}/{name}")
+
+
+def _load(folder: str) -> Any:
+    import mlflow.pyfunc
+
+    return mlflow.pyfunc.load_model(folder)
+
+
+def predicting(
+    load: Callable[[], Any], features: Sequence[str], results: Any, *, as_tensor: bool, reason: str | None
+) -> Callable[[Iterator[Any]], Iterator[Any]]:
+    """Return what each worker does with its batches: predictions take the place of the model's columns.
+
+    :param load: gives the model
+    :param features: names of the model's columns, which are the last ones of a batch
+    :param results: Arrow schema of the predictions
+    :param as_tensor: the model takes one array
+    :param reason: the column that says why the model failed on a row; without one, it then fails altogether
+    """
+
+    def score(model: Any, kept: Any, given: Any) -> Iterator[Any]:
+        import pyarrow as pa
+
+        count = given.num_rows
+        try:
+            columns = _columns(_predict(model, given, as_tensor=as_tensor), results, count)
+            columns += [pa.nulls(count, pa.string())] if reason else []
+        except Exception as error:
+            if reason is None:
+                raise
+            if count > 1:
+                half = count // 2
+                yield from score(model, kept.slice(0, half), given.slice(0, half))
+                yield from score(model, kept.slice(half), given.slice(half))
+                return
+            told = pa.array([f"{type(error).__name__}: {error}"[:_MOST_REASON]])
+            columns = [*(pa.nulls(1, kind) for kind in results.types), told]
+        names = [*kept.schema.names, *results.names, *([reason] if reason else [])]
+        yield pa.RecordBatch.from_arrays([*kept.columns, *columns], names=names)
+
+    def work(batches: Iterator[Any]) -> Iterator[Any]:
+        import pyarrow as pa
+
+        model = load()
+        for batch in batches:
+            if batch.num_rows:
+                border = batch.num_columns - len(features)
+                kept = batch.select(batch.schema.names[:border])
+                given = pa.RecordBatch.from_arrays(batch.columns[border:], names=list(features))
+                yield from score(model, kept, given)
+
+    return work
+
+
+def _predict(model: Any, given: Any, *, as_tensor: bool) -> Any:
+    import numpy as np
+
+    frame = given.to_pandas()
+    return model.predict(np.column_stack([frame[name] for name in frame]) if as_tensor else frame)
+
+
+def _columns(predictions: Any, results: Any, count: int) -> list[Any]:
+    """Return predictions as Arrow columns of these names and types; ValueError if they are something else."""
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(predictions, dict):
+        predictions = pd.DataFrame(predictions)
+    if isinstance(predictions, pd.DataFrame):
+        named = set(results.names) <= set(predictions.columns)
+        found = [predictions[name] if named else predictions.iloc[:, i] for i, name in enumerate(results.names)]
+    elif len(results) > 1:
+        found = list(np.asarray(predictions).T)
+    else:
+        found = [predictions]
+    columns = [_column(values, field.type) for values, field in zip(found, results, strict=True)]
+    if wrong := [len(column) for column in columns if len(column) != count]:
+        raise ValueError(f"The model returned {wrong[0]} values for {count} rows.")
+    return columns
+
+
+def _column(values: Any, kind: Any) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        values = list(values) if pa.types.is_list(kind) else values.reshape(len(values))
+    is_plain = getattr(getattr(values, "dtype", None), "kind", "") in "biuf"
+    array = pa.array(values, from_pandas=not is_plain)
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return array if array.type == kind else array.cast(kind)

@@ -1,0 +1,310 @@
+"""What a Spark job of batch inference reads, and what of it the model is given.
+
+Part of the script that is shipped to Databricks: nothing but PySpark and MLflow is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+RUN_COLUMN, REASON, PREDICTION, BROKEN = "dag_run_key", "reason", "prediction", "_corrupt_record"
+_CSV = re.compile(r"\.csv(\.\w+)?$", re.IGNORECASE)
+# What stands for no value in a CSV file's numbers, times and booleans; the list that Arrow has, too.
+_NO_VALUE = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A", "NA", "NULL",
+    "NaN", "n/a", "nan", "null",
+)  # fmt: skip
+_SQL = {
+    "boolean": "boolean", "integer": "int", "long": "bigint", "float": "float", "double": "double",
+    "string": "string", "binary": "binary", "datetime": "timestamp_ntz",
+}  # fmt: skip
+# What each type takes without loss; doubles are compared value by value.
+_WHOLE = ("tinyint", "smallint", "int", "bigint")
+_WIDENS = {
+    "int": _WHOLE[:3], "bigint": _WHOLE, "float": ("tinyint", "smallint", "float"),
+    "double": (*_WHOLE, "float", "double", "decimal"), "timestamp_ntz": ("date", "timestamp", "timestamp_ntz"),
+}  # fmt: skip
+_NEVER_NULL = ("int", "bigint", "boolean")
+
+
+class JobError(Exception):
+    """The job cannot be done as it was asked for; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """What to score; as in the engine's InferenceJob.
+
+    :param model_uri: the model as mlflow knows it, unless its files are here
+    :param model_path: the folder of the model's files
+    :param result_type: Spark's type of the predictions; by default what the signature says
+    :param score_batch: let the Databricks feature store score
+    """
+
+    input: str
+    output: str
+    key: str
+    model_name: str
+    model_version: int
+    scored_at: str
+    model_uri: str | None = None
+    registry_uri: str | None = None
+    model_path: str | None = None
+    input_format: str | None = None
+    mode: str = "overwrite"
+    partition_by: Sequence[str] = ()
+    keep_columns: Sequence[str] | None = None
+    metadata: Sequence[str] = ()
+    on_bad_rows: str = "fail"
+    bad_rows_output: str | None = None
+    env_manager: str | None = None
+    result_type: str | None = None
+    score_batch: bool = False
+
+    @property
+    def appends(self) -> bool:
+        """Whether the rows of other runs stay."""
+        return self.mode == "append"
+
+    @property
+    def quarantines(self) -> bool:
+        """Whether bad rows are put aside."""
+        return self.on_bad_rows == "quarantine"
+
+    @property
+    def uri(self) -> str:
+        """Where mlflow finds the model."""
+        return str(self.model_path or self.model_uri)
+
+
+# -- what is read
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input.
+
+    :param frame: its rows; columns of text if it is CSV
+    """
+
+    frame: Any
+    is_csv: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' names."""
+        return [name for name in self.frame.columns if not (self.is_csv and name == BROKEN)]
+
+
+def open_input(spark: Any, place: str, input_format: str | None) -> Source:
+    """Open a table, or Parquet or CSV files."""
+    if is_table(place):
+        return Source(spark.table(quoted(place)))
+    if (input_format or _format_of(spark, place)) == "parquet":
+        return Source(spark.read.parquet(place))
+    options = {"header": True, "multiLine": True, "escape": '"', "enforceSchema": False}
+    names = spark.read.options(**options).csv(place).columns
+    schema = ", ".join(f"{tick(name)} string" for name in [*names, BROKEN])
+    read = spark.read.options(**options, columnNameOfCorruptRecord=BROKEN)
+    return Source(read.schema(schema).csv(place), is_csv=True)
+
+
+def _format_of(spark: Any, place: str) -> str:
+    name = place.rstrip("/")
+    if not _CSV.search(name) and not name.endswith(".parquet"):  # a folder: one of its files tells
+        first = spark.read.format("binaryFile").load(place).select("path").head()
+        name = first[0] if first else name
+    return "csv" if _CSV.search(name) else "parquet"
+
+
+def is_table(text: str) -> bool:
+    """Whether a place is ``schema.table`` or ``catalog.schema.table``, and not a path."""
+    is_file = re.search(r"\.(parquet|csv|gz|bz2|zst|json|orc|avro)$", text, re.IGNORECASE)
+    return not is_file and bool(re.fullmatch(r"(?:[\w-]+|`[^`]+`)(?:\.(?:[\w-]+|`[^`]+`)){1,2}", text))
+
+
+def table_parts(table: str) -> list[str]:
+    """Return the parts of a table's name."""
+    return [part.strip("`") for part in re.findall(r"`[^`]+`|[^.]+", table)]
+
+
+def tick(name: str) -> str:
+    """Return a name in backticks."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def quoted(table: str) -> str:
+    """Return a table's name as SQL takes it."""
+    return ".".join(tick(part) for part in table_parts(table))
+
+
+# -- what the model is given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job whose columns fit its model.
+
+    :param features: columns that the model takes, and the SQL type of each; None gives it as it is
+    :param results: the predictions' names and types
+    :param as_tensor: the model takes one array
+    """
+
+    job: Params
+    source: Source
+    features: Mapping[str, str | None]
+    results: Sequence[tuple[str, Any]]
+    as_tensor: bool = False
+
+    @classmethod
+    def of(cls, job: Params, source: Source) -> Plan:
+        """Compare the input with the model; JobError lists what does not fit."""
+        import mlflow
+        from mlflow.models import Model
+
+        if job.registry_uri:
+            mlflow.set_registry_uri(job.registry_uri)
+        signature = Model.load(job.uri).signature
+        inputs = signature.inputs if signature else None
+        features = _features(inputs, source)
+        results = [] if job.score_batch else _results(signature.outputs if signature else None, job.result_type)
+        plan = cls(job, source, features, results, bool(inputs and inputs.is_tensor_spec()))
+        plan._check_names()
+        return plan
+
+    @property
+    def kept(self) -> list[str]:
+        """Input columns of the output."""
+        columns = self.source.columns
+        return columns if self.job.keep_columns is None else list(self.job.keep_columns)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The kept columns as the output has them: those of CSV in the types of the model."""
+        return [self._value(name, self.features.get(name) if self.source.is_csv else None).alias(name) for name in self.kept]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the model is given of each column."""
+        return {name: self._value(name, kind) for name, kind in self.features.items()}
+
+    @property
+    def reason(self) -> Any:
+        """Why a row cannot be given to the model; no value where it can."""
+        from pyspark.sql import functions as F  # noqa: N812 - its usual name
+
+        broken = F.col(BROKEN).isNotNull() if self.source.is_csv else F.lit(False)
+        return F.coalesce(
+            F.when(broken, F.lit("The line does not have the columns of the header")),
+            *(found for name, kind in self.features.items() if kind for found in self._reasons(name, kind)),
+        )
+
+    def _value(self, name: str, kind: str | None) -> Any:
+        if self.source.is_csv:
+            return self._text(name, kind or "string").try_cast(kind or "string")
+        column = self.source.frame[tick(name)]
+        return column.cast(kind) if kind else column
+
+    def _text(self, name: str, kind: str) -> Any:
+        from pyspark.sql import functions as F  # noqa: N812
+
+        text = F.coalesce(self.source.frame[tick(name)], F.lit(""))
+        return text if kind == "string" else F.when(~text.isin(*_NO_VALUE), text)
+
+    def _reasons(self, name: str, kind: str) -> Iterator[Any]:
+        from pyspark.sql import functions as F  # noqa: N812
+
+        value, found = self._value(name, kind), self.source.frame.schema[name].dataType.simpleString()
+        unlike = F.lit(f"Column '{name}' has a value that is no {kind}: ")
+        if self.source.is_csv and kind != "string":
+            text = self._text(name, kind)
+            yield F.when(text.isNotNull() & value.isNull(), F.concat(unlike, text))
+        if kind == "double" and found == "bigint":
+            column = self.source.frame[tick(name)]
+            yield F.when(value.cast("decimal(38,0)") != column, F.concat(unlike, column.cast("string")))
+        if kind in _NEVER_NULL:
+            yield F.when(value.isNull(), F.lit(f"Column '{name}' has no value; the model takes {kind} there"))
+
+    def _check_names(self) -> None:
+        columns, job = self.source.columns, self.job
+        if missing := [name for name in self.kept if name not in columns]:
+            raise JobError(f"keep_columns names {', '.join(missing)}; the input has {', '.join(columns)}.")
+        added = [*(name for name, _ in self.results), *job.metadata, *([RUN_COLUMN] if job.appends else [])]
+        if both := [name for name in added if name in self.kept]:
+            raise JobError(
+                f"The input has the column(s) {', '.join(both)}, and the output bears these names already. "
+                "Name the columns to keep with keep_columns."
+            )
+        names = [*self.kept, *added]
+        if unknown := [name for name in job.partition_by if names and name not in names and not job.score_batch]:
+            raise JobError(f"partition_by names {', '.join(unknown)}; the output has {', '.join(names)}.")
+
+
+def _features(inputs: Any, source: Source) -> dict[str, str | None]:
+    """Return the columns that the model takes, with their SQL types; JobError lists all that does not fit."""
+    columns = source.columns
+    if not inputs:
+        return dict.fromkeys(columns)
+    if inputs.is_tensor_spec():
+        dtype = str(inputs.inputs[0].type)
+        kinds = {"float64": "double", "float32": "float", "int64": "bigint", "int32": "int", "bool": "boolean"}
+        return dict.fromkeys(columns, kinds.get(dtype))
+    specs = inputs.inputs
+    if not inputs.has_input_names() and len(specs) != len(columns):
+        raise JobError(f"The model takes {len(specs)} columns; the input has {len(columns)}: {', '.join(columns)}.")
+    names = inputs.input_names() if inputs.has_input_names() else columns
+    wanted = {name: _SQL.get(getattr(spec.type, "name", "")) for name, spec in zip(names, specs, strict=True)}
+    required = {name for name, spec in zip(names, specs, strict=True) if spec.required}
+    problems = [f"column {name!r} is missing" for name in names if name in required and name not in columns]
+    for name, kind in wanted.items():
+        if kind and name in columns and not source.is_csv:
+            found = source.frame.schema[name].dataType.simpleString()
+            if found.partition("(")[0] not in _WIDENS.get(kind, (kind,)):
+                problems.append(f"column {name!r} is {found}; the model asks for {kind}")
+    if problems:
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise JobError(f"The input and the model do not fit:{listed}\nThe input has: {', '.join(columns)}.")
+    return {name: kind for name, kind in wanted.items() if name in columns}
+
+
+def _results(outputs: Any, result_type: str | None) -> list[tuple[str, Any]]:
+    """Return names and Spark types of the predictions."""
+    from pyspark.sql import types
+
+    if result_type:
+        parsed = types.DataType.fromDDL(result_type)
+        if isinstance(parsed, types.StructType) and len(parsed) > 1:
+            return [(field.name, field.dataType) for field in parsed]
+        return [(PREDICTION, parsed[0].dataType if isinstance(parsed, types.StructType) else parsed)]
+    if not outputs:
+        raise JobError(
+            "The model's signature does not say what it returns, and Spark must know it before the first row. Log the "
+            "model with a signature of its outputs, or set engine_options={'result_type': 'double'}."
+        )
+    if len(outputs.inputs) == 1:
+        return [(PREDICTION, _result_type(outputs.inputs[0]))]
+    return [(spec.name or str(position), _result_type(spec)) for position, spec in enumerate(outputs.inputs)]
+
+
+def _result_type(spec: Any) -> Any:
+    """Return the Spark type of one output; a tensor's rows are values or lists."""
+    from mlflow.types import DataType as MlflowType
+    from mlflow.types.schema import Array
+    from pyspark.sql.types import ArrayType
+
+    kind = spec.type
+    if hasattr(spec, "shape"):
+        base = MlflowType.from_numpy_type(kind)
+        if base is not None and len(spec.shape) <= 2:
+            is_list = len(spec.shape) == 2 and spec.shape[1] != 1
+            return ArrayType(base.to_spark()) if is_list else base.to_spark()
+    elif isinstance(kind, MlflowType):
+        return kind.to_spark()
+    elif isinstance(kind, Array) and isinstance(kind.dtype, MlflowType):
+        return ArrayType(kind.dtype.to_spark())
+    raise JobError(
+        f"The model returns {spec}, which has no column type here; set engine_options={{'result_type': ...}}."
+    )

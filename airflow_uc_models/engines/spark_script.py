@@ -1,0 +1,25 @@
+"""The Spark job of batch inference as one script, for Spark that does not have this package."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+# Each imports only what stands before it.
+_MODULES = ("spark_plan", "spark_stores", "spark_places", "spark_function", "spark_job")
+_PACKAGE = "airflow_uc_models"
+
+
+def script() -> str:
+    """Return the modules' source as one, with ``run(spark, params)`` and ``main()`` in it."""
+    sources = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES]
+    return "from __future__ import annotations\n\n" + "\n\n".join(_without_own_imports(text) for text in sources)
+
+
+def _without_own_imports(source: str) -> str:
+    """Leave out imports of this package, and the one that may only stand first in a file."""
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in (_PACKAGE, "__future__"):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    return "\n".join(lines).strip() + "\n"

@@ -1,0 +1,211 @@
+"""Spark sessions for batch inference: one that is there, or one that is made for the job and stopped after it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from airflow_uc_models.engines.job import InferenceJob
+from airflow_uc_models.exceptions import ConnectionConfigError, InvalidArgumentError
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.workspace import workspace_client
+
+_ADVICE = "Install the extra that has it: pip install 'airflow-uc-models[spark]'."
+_WAYS = ("session", "master", "remote", "remote_conn_id", "databricks_connect")
+OPTIONS = (*_WAYS, "conf")
+# What Spark itself hides in its logs and pages.
+_SECRET = re.compile(r"secret|password|token|access[.]?key", re.IGNORECASE)
+_LOCAL = re.compile(r"local(-cluster)?(\[.*\])?")
+_CONF = {
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.session.timeZone": "UTC",
+    # Spark's older way of writing times is one that other readers take for nanoseconds.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+}
+# A local Spark serves this task alone: no pages, nothing that listens elsewhere.
+_LOCAL_CONF = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+}
+
+
+def check_options(job: InferenceJob) -> None:
+    """Raise InvalidArgumentError for options that name no session, and where PySpark or Java is missing."""
+    given = [name for name in _WAYS if job.options.get(name)]
+    if len(given) > 1:
+        raise InvalidArgumentError(f"engine_options has {' and '.join(given)}; each names a session, so give one.")
+    conf = job.options.get("conf") or {}
+    if not isinstance(conf, Mapping):
+        raise InvalidArgumentError(f"engine_options: conf must be a dict of Spark's settings, not {conf!r}.")
+    if secrets := [key for key in conf if _SECRET.search(str(key))]:
+        raise InvalidArgumentError(
+            f"engine_options: conf has {', '.join(secrets)}: credentials would show among the task's rendered fields. "
+            "Set them in spark-defaults.conf on the worker, or let {'session': 'module.function'} make the session."
+        )
+    if re.search(r"token=|://[^/]*@", str(job.options.get("remote") or "")):
+        raise InvalidArgumentError(
+            "engine_options: remote has credentials, which would show among the task's rendered fields. Put address "
+            "and token (as the password) into an Airflow connection and name it: {'remote_conn_id': ...}."
+        )
+    if not importlib.util.find_spec("pyspark"):
+        raise InvalidArgumentError(f"engine='spark' needs PySpark, which this worker does not have. {_ADVICE}")
+    if _needs_java(job.options) and not _has_java():
+        raise InvalidArgumentError(
+            "engine='spark' needs Java (17 or newer) on this worker, unless it is given a session, a remote or "
+            "databricks_connect. Install it, or set JAVA_HOME."
+        )
+
+
+def _needs_java(options: Mapping[str, Any]) -> bool:
+    remote = str(options.get("remote") or "")
+    return not any(options.get(name) for name in _WAYS if name != "master") or remote.startswith("local")
+
+
+def _has_java() -> bool:
+    home = os.environ.get("JAVA_HOME")
+    return bool(shutil.which("java", path=f"{home}/bin") if home else shutil.which("java"))
+
+
+@contextmanager
+def spark_session(job: InferenceJob, hook: ModelRegistryHook) -> Iterator[tuple[Any, bool]]:
+    """Give a session and whether it was there before; one that was not is stopped in the end."""
+    options = job.options
+    if factory := options.get("session"):
+        yield _made_by(str(factory)), True
+        return
+    make = _maker(options, hook)
+    if make is None:
+        from pyspark.sql import SparkSession
+
+        if (active := SparkSession.getActiveSession()) is not None:
+            yield active, True
+            return
+        make = _classic
+    session, stop = make({str(key): _text(value) for key, value in (options.get("conf") or {}).items()})
+    try:
+        yield session, False
+    finally:
+        stop()
+
+
+def _maker(options: Mapping[str, Any], hook: ModelRegistryHook) -> Callable[[dict[str, str]], Any] | None:
+    if master := options.get("master"):
+        return lambda conf: _classic({**conf, "spark.master": str(master)})
+    if remote := options.get("remote"):
+        return lambda conf: _remote(str(remote), conf)
+    if conn_id := options.get("remote_conn_id"):
+        return lambda conf: _remote(_address(hook.get_connection(str(conn_id))), conf)
+    if options.get("databricks_connect"):
+        return lambda conf: _databricks(hook, conf)
+    return None
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _made_by(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"engine_options: session must be module.function, which returns a session; {path!r} is not: {error}."
+        ) from error
+    return factory()
+
+
+def _classic(conf: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+    """Start Spark's driver in a Java process of this task."""
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    is_local = bool(_LOCAL.fullmatch(conf.get("spark.master", "local")))
+    before, had_java = os.environ.get("PYSPARK_PYTHON"), SparkContext._gateway is not None  # noqa: SLF001
+    if is_local and before is None:
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+    builder = SparkSession.builder.appName("airflow-uc-models")
+    for key, value in {**_CONF, **(_LOCAL_CONF if is_local else {}), **conf}.items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.getOrCreate()
+    finally:
+        if is_local and before is None:
+            del os.environ["PYSPARK_PYTHON"]
+    return session, lambda: _stop(session, java_too=not had_java)
+
+
+def _stop(session: Any, *, java_too: bool) -> None:
+    from pyspark import SparkContext
+
+    session.stop()
+    gateway: Any = SparkContext._gateway  # noqa: SLF001
+    if java_too and gateway is not None:  # PySpark would keep Java until this process ends
+        gateway.shutdown()
+        SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001
+        if process := getattr(gateway, "proc", None):
+            process.stdin.close()
+            process.wait(timeout=30)
+
+
+def _remote(address: str, conf: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+    from pyspark.sql import SparkSession
+
+    before = {name: os.environ.get(name) for name in ("PYSPARK_PYTHON", "SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE")}
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.remote(address)
+    for key, value in conf.items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.create() if not address.startswith("local") else builder.getOrCreate()
+    finally:
+        if before["PYSPARK_PYTHON"] is None:
+            del os.environ["PYSPARK_PYTHON"]
+
+    def stop() -> None:
+        session.stop()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+
+    return session, stop
+
+
+def _address(connection: Any) -> str:
+    """Return the address of Spark Connect, with the credentials of an Airflow connection."""
+    if not connection.host:
+        raise ConnectionConfigError(
+            f"Connection {connection.conn_id!r} has no host; it must be a Spark Connect server's."
+        )
+    parameters = {"user_id": connection.login, "token": connection.password}
+    parameters["use_ssl"] = str(connection.extra_dejson.get("use_ssl", "")).lower()
+    given = "".join(f";{key}={quote(value, safe='')}" for key, value in parameters.items() if value)
+    host = connection.host.removeprefix("sc://")
+    return f"sc://{host}:{connection.port or 15002}/{given}"
+
+
+def _databricks(hook: ModelRegistryHook, conf: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+    """Connect to the workspace of the hook's connection: serverless, unless its extra names a cluster."""
+    try:
+        sessions: Any = importlib.import_module("databricks.connect").DatabricksSession
+    except ImportError as error:
+        raise InvalidArgumentError(
+            "engine_options: databricks_connect needs the package databricks-connect, which takes the place of "
+            "pyspark: install it in an environment of its own, or use engine='databricks'."
+        ) from error
+    builder = sessions.builder.sdkConfig(workspace_client(hook.endpoint).config)
+    cluster = hook.get_connection(hook.registry_conn_id).extra_dejson.get("cluster_id")
+    builder = builder.clusterId(cluster) if cluster else builder.serverless(True)
+    session = builder.getOrCreate()
+    for key, value in conf.items():
+        session.conf.set(key, value)
+    return session, session.stop

@@ -1,0 +1,56 @@
+"""One Spark for all tests of this folder, in this process, and models as folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+_SESSIONS = []
+
+
+def given_session():
+    """What engine_options={"session": ...} names."""
+    return _SESSIONS[-1]
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    """A Spark with two cores, without pages; no Java is left when the tests end."""
+    if shutil.which("java") is None:
+        pytest.skip("there is no java on this machine")
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    folder = tmp_path_factory.mktemp("spark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        conf = {
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.local.dir": str(folder),
+            "spark.driver.extraJavaOptions": f"-Dderby.system.home={folder} -XX:TieredStopAtLevel=1",
+            "spark.python.worker.reuse": "true",
+            "spark.log.level": "ERROR",
+        }
+        builder = SparkSession.builder.master("local[2]")
+        for key, value in conf.items():
+            builder = builder.config(key, value)
+        session = builder.getOrCreate()
+    _SESSIONS.append(session)
+    yield session
+    _SESSIONS.pop()
+    session.stop()
+    gateway = SparkContext._gateway
+    gateway.shutdown()
+    SparkContext._gateway = SparkContext._jvm = None
+    gateway.proc.stdin.close()
+    assert gateway.proc.wait(30) is not None
