@@ -30,7 +30,12 @@ __all__ = [
     "engine_of",
 ]
 
-_ENGINES = {"local": "LocalEngine", "spark": "SparkEngine", "databricks": "DatabricksEngine", "ai_query": "AiQueryEngine"}
+_ENGINES = {
+    "local": "LocalEngine",
+    "spark": "SparkEngine",
+    "databricks": "DatabricksEngine",
+    "ai_query": "AiQueryEngine",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,19 @@ pins. The run's idempotency token is made of the work it does: a retry finds the
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import logging
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.engines import Ended, EngineCapabilities, InferenceJob, Scored, Waiting, options
 from airflow_uc_models.engines.databricks_environment import environment_of
 from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.engines.job import is_table
+from airflow_uc_models.engines.series import series
+from airflow_uc_models.engines.spark_script import script
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -34,7 +34,6 @@ from airflow_uc_models.hooks.workspace_jobs import WorkspaceJobs
 
 log = logging.getLogger(__name__)
 
-_SCRIPT = Path(__file__).with_name("spark_job.py")
 _LAST_CELL = """
 # COMMAND ----------
 
@@ -85,7 +84,7 @@ class DatabricksEngine:
         settings = _Settings(job)
         self._jobs = jobs = WorkspaceJobs(hook.endpoint, settings.poll_interval)
         mlmodel = version_mlmodel(hook, version)
-        source = notebook_source(_SCRIPT.read_text(encoding="utf-8"))
+        source = notebook_source()
         name = f"batch_inference_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
         path = put_notebook(hook.endpoint, name, source, settings.notebook_folder)
         environment = environment_of(hook, version, mlmodel, settings.environment_version, settings.dependencies)
@@ -167,14 +166,9 @@ class _Settings:
         self.poll_interval = options.number(job, "poll_interval", _POLL_SECONDS, least=0.01)
 
 
-def notebook_source(script: str) -> str:
-    """Return the script as a notebook that exits with what ``run`` returns; a notebook is always ``__main__``."""
-    tree = ast.parse(script)
-    guards = [node for node in tree.body if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)]
-    lines = script.splitlines()
-    for node in guards:
-        lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-    return "\n".join(lines).rstrip() + "\n" + _LAST_CELL
+def notebook_source() -> str:
+    """Return the notebook: the script, and a cell that exits with what its ``run`` returns."""
+    return f"{script()}\n{_LAST_CELL}"
 
 
 def parameters_of(
@@ -227,15 +221,7 @@ def _spec(
 def _digest(parameters: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Return what all tries of a task have in common, and other work has not."""
     work = {key: value for key, value in parameters.items() if key != "scored_at"}
-    return hashlib.sha256(json.dumps([work, environment, _series()], sort_keys=True).encode()).hexdigest()
-
-
-def _series() -> int:
-    """Return a number that is the same for all retries, and another when somebody clears the task to run it anew."""
-    from airflow.sdk import get_current_context
-
-    ti: Any = get_current_context()["ti"]
-    return int(ti.max_tries) - int(ti.task.retries or 0)
+    return hashlib.sha256(json.dumps([work, environment, series()], sort_keys=True).encode()).hexdigest()
 
 
 def _failure(where: str, state: Any, output: Mapping[str, Any]) -> UCModelsError:

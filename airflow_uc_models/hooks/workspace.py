@@ -74,11 +74,13 @@ def put_notebook(endpoint: Endpoint, name: str, source: str, folder: str | None 
 
 
 def served_versions(endpoint: Endpoint, name: str) -> list[tuple[str, str]]:
-    """Return the models that a serving endpoint serves, with their versions."""
+    """Return the models that a serving endpoint answers with, and their versions."""
     client = workspace_client(endpoint)
     with workspace_errors(f"look at the serving endpoint {name}", endpoint, f"CAN VIEW on the endpoint {name}"):
         config = client.serving_endpoints.get(name).config
-    entities = (config and config.served_entities) or []
+    routes = (config and config.traffic_config and config.traffic_config.routes) or []
+    idle = {route.served_model_name for route in routes if not route.traffic_percentage}
+    entities = [entity for entity in (config and config.served_entities) or [] if entity.name not in idle]
     return [(str(entity.entity_name).lower(), str(entity.entity_version)) for entity in entities]
 
 

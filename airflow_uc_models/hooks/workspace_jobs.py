@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.compat import AirflowException
-from airflow_uc_models.exceptions import RegistryUnavailableError, UCModelsError
+from airflow_uc_models.exceptions import PredictionError, RegistryUnavailableError, UCModelsError
 from airflow_uc_models.hooks.auth import USER_AGENT
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.workspace import workspace_auth
@@ -108,13 +109,19 @@ class WorkspaceJobs:
         with self._errors(f"send a statement to SQL warehouse {warehouse_id}", f"CAN USE on warehouse {warehouse_id}"):
             return str(self._hook.post_sql_statement(spec))
 
-    def wait_for_statement(self, statement_id: str) -> SQLStatementState:
-        """Return the state of a statement when it has ended, well or not."""
+    def wait_for_statement(self, statement_id: str, deadline: float = float("inf")) -> SQLStatementState:
+        """Return the state of a statement when it has ended, well or not; it is cancelled at the deadline.
+
+        :param deadline: seconds since 1970
+        """
         while True:
             with self._errors(f"look at statement {statement_id}"):
                 state = self._hook.get_sql_statement_state(statement_id)
             if state.is_terminal:
                 return state
+            if time.time() > deadline:
+                self.cancel_statement(statement_id)
+                raise PredictionError(f"Statement {statement_id} took too long; it was cancelled.")
             self._pause()
 
     def statement_trigger(self, statement_id: str, end_time: float) -> BaseTrigger:
