@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from airflow_uc_models import policy_json as read
+from airflow_uc_models.evaluation import Evaluation
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.quantities import parse_age, parse_size
 from airflow_uc_models.rules import (
@@ -29,8 +30,9 @@ from airflow_uc_models.rules import (
 )
 from airflow_uc_models.rules_metrics import MetricRule, metric_values
 
-__all__ = ["Check", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
+__all__ = ["Check", "Evaluation", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
 
+ENV_MANAGERS = ("local", "uv", "virtualenv")
 _FLAGS = ("require_signature", "compatible_signature", "smoke_test")
 
 
@@ -103,6 +105,10 @@ class PromotionPolicy:
         ``36 hours``. The age counts from the earliest of what is known: the version's creation, that of its logged
         model, and the begin of its run, so that a copy is as old as what it was copied from
     :param smoke_test: the candidate predicts its own input example, and its output is as its signature says
+    :param evaluation: measure candidate and champion on data before they are judged; a metric that was measured is
+        judged instead of one of the same name that was logged
+    :param env_manager: where models run for evaluation and smoke test: ``local``, ``uv`` or ``virtualenv``, as in
+        BatchInferenceOperator; by default it is chosen by each model's requirements
     """
 
     metrics: Sequence[MetricRule] | Mapping[str, Any] | None = None
@@ -114,6 +120,8 @@ class PromotionPolicy:
     allowed_flavors: Sequence[str] | None = None
     max_age: timedelta | float | str | None = None
     smoke_test: bool = False
+    evaluation: Evaluation | Mapping[str, Any] | None = None
+    env_manager: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("metrics", "required_tags"):
@@ -135,8 +143,25 @@ class PromotionPolicy:
             read.fail("require_description", "True, False or a number of characters", self.require_description)
         if self.allowed_flavors is not None and not read.is_list(self.allowed_flavors):
             read.fail("allowed_flavors", "a list of names", self.allowed_flavors)
+        self._check_trials()
         if not self.rules:
             raise InvalidArgumentError("The policy has no rule: it would approve everything. Give it at least one.")
+
+    def _check_trials(self) -> None:
+        if self.evaluation is not None:
+            object.__setattr__(self, "evaluation", read.evaluation("evaluation", self.evaluation))
+            if not self.metrics:
+                raise InvalidArgumentError("The policy has an evaluation, and no rule on a metric: give it metrics.")
+        if self.env_manager is not None:
+            if self.env_manager not in ENV_MANAGERS:
+                read.fail("env_manager", f"one of {', '.join(ENV_MANAGERS)}", self.env_manager)
+            if not self.runs_models:
+                raise InvalidArgumentError("env_manager is for evaluation and smoke_test; the policy has neither.")
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether the candidate is loaded, in an environment of its own."""
+        return self.smoke_test or self.evaluation is not None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -212,4 +237,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "max_size": read.given,
     "allowed_flavors": read.strings,
     "max_age": read.given,
+    "evaluation": read.evaluation,
+    "env_manager": read.given,
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from airflow_uc_models.evaluation import Evaluation
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.rules import TagRule
 from airflow_uc_models.rules_metrics import MetricRule, is_number
@@ -74,6 +75,21 @@ def tag_rules(tags: Any) -> tuple[TagRule, ...]:
     if not is_list(tags) or not all(isinstance(tag, str | TagRule) for tag in tags):
         raise InvalidArgumentError(f"required_tags must be a list of keys or a dict of key to value, not {tags!r}.")
     return tuple(TagRule(tag) if isinstance(tag, str) else tag for tag in tags)
+
+
+def evaluation(where: str, value: Any) -> Evaluation:
+    """Read what models are measured on."""
+    if isinstance(value, Evaluation):
+        return value
+    found = known(where, value, Evaluation)
+    if missing := [key for key in ("data", "targets", "model_type") if key not in found]:
+        raise InvalidArgumentError(f"{where} of the policy lacks {', '.join(missing)}: {value!r}.")
+    for key in found:
+        given(f"{key} in {where}", found[key])
+    if "max_rows" in found:
+        rows = number(f"max_rows in {where}", found["max_rows"])
+        found["max_rows"] = int(rows) if rows == int(rows) else rows
+    return Evaluation(**found)
 
 
 def known(where: str, value: Any, of: type) -> dict[str, Any]:

@@ -36,6 +36,18 @@ def slice_metric_name(metric: str, slice_name: str, template: str = SLICE_METRIC
     return template.replace("{slice}", safe, 1).replace("{metric}", metric, 1)
 
 
+def check_slice_metric(where: str, template: Any) -> None:
+    """Raise unless metric and slice are in a template: without one of them, slices would read one and the same metric.
+
+    :param where: whose template it is, for the error
+    """
+    parts = re.findall(r"\{metric\}|\{slice\}|[{}]", template) if isinstance(template, str) else []
+    if sorted(parts) != ["{metric}", "{slice}"]:
+        raise InvalidArgumentError(
+            f"slice_metric of {where} must have {{metric}} and {{slice}} in it, each once, not {template!r}."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class MetricRule:
     """Conditions on one metric; at least one of ``min``, ``max``, ``min_gain`` and ``min_relative_gain``.
@@ -93,13 +105,7 @@ class MetricRule:
             )
 
     def _check_slices(self) -> None:
-        template = self.slice_metric
-        parts = re.findall(r"\{metric\}|\{slice\}|[{}]", template) if isinstance(template, str) else []
-        if sorted(parts) != ["{metric}", "{slice}"]:
-            raise InvalidArgumentError(
-                f"slice_metric of metric {self.name!r} must have {{metric}} and {{slice}} in it, each once, "
-                f"not {template!r}."
-            )
+        check_slice_metric(f"metric {self.name!r}", self.slice_metric)
         if self.slices is None:
             return
         is_list = isinstance(self.slices, Sequence) and not isinstance(self.slices, str | bytes)
@@ -148,8 +154,8 @@ class MetricRule:
         if not _is_usable(before):
             reason = _no_value("the champion", name, champion)
             return Check(rule, False, f"{reason}; there is nothing to compare with", value, _plain(before))
-        if (reason := _other_data(name, candidate, champion)) is not None:
-            return Check(rule, False, reason, value, before)
+        if other := _other_data(name, candidate, champion):
+            return Check(rule, False, other, value, before)
         better, worse = (value, before) if self.higher_is_better else (before, value)
         gain = _EXACT.subtract(_decimal(better), _decimal(worse))
         told = f"{name} is {_shown(value)} against the champion's {_shown(before)}{_measured(name, candidate)}: "
@@ -188,8 +194,9 @@ def metric_values(name: str, candidate: Facts, champion: Facts | None) -> dict[s
 
 
 def _measured(name: str, facts: Facts) -> str:
+    """Say where a value comes from, if some were measured for this verdict."""
     data = facts.evaluated_on.get(name)
-    return f" (evaluated on {data})" if data else ""
+    return f" (evaluated on {data})" if data else " (logged)" if facts.evaluated_on else ""
 
 
 def _other_data(name: str, candidate: Facts, champion: Facts) -> str | None:

@@ -26,6 +26,8 @@ from airflow_uc_models.environments.messages import Message, receive, send
 FUNCTIONS = {
     "load": "airflow_uc_models.environments.worker:load",
     "predict": "airflow_uc_models.environments.scoring:predict",
+    "evaluate": "airflow_uc_models.environments.trials:evaluate",
+    "smoke_test": "airflow_uc_models.environments.trials:smoke_test",
 }
 _PR_SET_PDEATHSIG = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 MLMODEL = "MLmodel"
+# As many as MLflow takes at once.
+_MOST_METRICS = 1_000
 
 
 def version_mlmodel(hook: ModelRegistryHook, version: ModelVersion) -> dict[str, Any]:
@@ -75,6 +78,24 @@ def log_texts(hook: ModelRegistryHook, run_id: str, folder: str, texts: Mapping[
         for name, text in texts.items():
             (Path(local) / name).write_text(text, encoding="utf-8")
         MlflowClient().log_artifacts(run_id, local, folder)
+
+
+def log_metrics(
+    hook: ModelRegistryHook, run_id: str, metrics: Mapping[str, float], model_id: str | None, *, action: str
+) -> None:
+    """Log metrics to a run and, if there is one, to its logged model.
+
+    :param action: what is done, for the error
+    """
+    with mlflow_session(hook), mlflow_errors(action, hook.endpoint):
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        logged = [Metric(name, value, now, 0, model_id=model_id) for name, value in metrics.items()]
+        client = MlflowClient()
+        for first in range(0, len(logged), _MOST_METRICS):
+            client.log_batch(run_id, metrics=logged[first : first + _MOST_METRICS])
 
 
 def read_mlmodel(folder: Path) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
+from airflow_uc_models.evaluation import METRIC_PREFIX
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.hooks.version_facts import candidate_facts, champion_facts
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.operators.base import ModelOperator
-from airflow_uc_models.policies import PromotionPolicy
+from airflow_uc_models.policies import Facts, PromotionPolicy
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.facts import champion_of
+from airflow_uc_models.registry.facts import Origin, champion_of
 from airflow_uc_models.results import publish
 from airflow_uc_models.validation_report import REPORT, champion_label, folder, texts, version_label
 
@@ -65,11 +67,7 @@ class ValidationBase(ModelOperator):
         policy = PromotionPolicy.of(self.policy)
         candidate, champion = self.hook.run(self._pair(self.hook.registry))
         self.link_to(context, candidate.name, candidate.version)
-        facts, origin = candidate_facts(self.hook, candidate, policy, datetime.now(UTC))
-        against = None
-        if champion is not None:
-            shown = self.log_report and bool(policy.metric_rules)
-            against = champion_facts(self.hook, champion, policy, needs_metrics=shown)
+        facts, against, origin = self._facts(policy, candidate, champion)
         verdict = {
             "name": candidate.name,
             "version": candidate.version,
@@ -81,8 +79,39 @@ class ValidationBase(ModelOperator):
         # Also where the task then fails or skips: both end it before Airflow keeps what it returns.
         context["ti"].xcom_push(key=VERDICT_KEY, value=verdict)
         publish(context, verdict)
+        self._log_metrics(facts, origin, verdict)
         self._write(verdict, origin.run_id)
         return verdict
+
+    def _facts(
+        self, policy: PromotionPolicy, candidate: ModelVersion, champion: ModelVersion | None
+    ) -> tuple[Facts, Facts | None, Origin]:
+        """Gather what the rules ask of both, and where the candidate came from."""
+        facts, origin = candidate_facts(self.hook, candidate, policy, datetime.now(UTC))
+        against = None
+        if champion is not None:
+            shown = self.log_report and bool(policy.metric_rules)
+            against = champion_facts(self.hook, champion, policy, needs_metrics=shown)
+        if policy.runs_models:
+            from airflow_uc_models.operators.trials import Trials
+
+            trials = Trials(self.hook, policy)
+            facts = trials.candidate(candidate, facts)
+            if champion is not None and against is not None:
+                against = trials.champion(champion, against, facts)
+        return facts, against, origin
+
+    def _log_metrics(self, facts: Facts, origin: Origin, verdict: Mapping[str, Any]) -> None:
+        """Log what was measured to the candidate's run, beside what its training logged."""
+        found = {METRIC_PREFIX + name: facts.metrics[name] for name in facts.evaluated_on}
+        finite = {name: value for name, value in found.items() if math.isfinite(value)}
+        if finite and origin.run_id is None:
+            self.log.warning("%s has no run on this server: its metrics are not logged", version_label(verdict))
+        elif finite and origin.run_id:
+            from airflow_uc_models.hooks.artifacts import log_metrics
+
+            model_id = origin.model_id if origin.has_model else None
+            log_metrics(self.hook, origin.run_id, finite, model_id, action=f"log metrics to run {origin.run_id}")
 
     def _pair(self, registry: Registry) -> Call[tuple[ModelVersion, ModelVersion | None]]:
         """Get the candidate, which must be READY, and the champion, which need not exist yet."""

@@ -38,6 +38,7 @@ class Origin:
     :param metrics: newest value by metric name
     :param looked_in: where the metrics were looked for, in words
     :param run_id: the run, if the server has it
+    :param has_model: the server has the logged model, too
     :param made_at: milliseconds since the epoch when the model was made: a copy is as old as its original
     """
 
@@ -45,6 +46,7 @@ class Origin:
     metrics: dict[str, float] = field(default_factory=dict)
     looked_in: str = "any run or logged model, as the version has none"
     run_id: str | None = None
+    has_model: bool = False
     made_at: int | None = None
 
 
@@ -83,7 +85,7 @@ def origin_of(registry: Registry, version: ModelVersion) -> Call[Origin]:
         looked_in += f", but {', '.join(doubtful)} as 0 on the logged model alone, where MLflow turns NaN into 0"
     times = [version.created_at, model.created_at if model else None, run.started_at if run else None]
     made_at = min((time for time in times if time is not None), default=None)
-    return Origin(model_id, metrics, looked_in, run.run_id if run else None, made_at)
+    return Origin(model_id, metrics, looked_in, run.run_id if run else None, model is not None, made_at)
 
 
 def _metrics(model: LoggedModel | None, run: Run | None) -> tuple[dict[str, float], list[str]]:

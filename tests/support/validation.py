@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
@@ -14,3 +15,11 @@ def tags_of(client: Any, name: str, version: int) -> dict[str, str]:
     """The tags that a verdict left on a version."""
     tags = client.get_model_version(name, str(version)).tags
     return {key: tags[key] for key in tags if key.startswith("validat")}
+
+
+def artifact_text(client: Any, uri: str, folder: Path, name: str | None = None) -> str:
+    """Download a text of a run by its ``runs:/`` URI, or a neighbour of it."""
+    run_id, _, path = uri.removeprefix("runs:/").partition("/")
+    if name:
+        path = f"{path.rpartition('/')[0]}/{name}"
+    return Path(client.download_artifacts(run_id, path, str(folder))).read_text(encoding="utf-8")

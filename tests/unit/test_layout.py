@@ -154,7 +154,10 @@ def test_what_moves_files_imports_mlflow() -> None:
     files = {"artifacts", "mlflow_session", "model_files"}
     files |= {f"model_files_{where}" for where in ("cloud", "databricks", "open_source")}
     # the worker loads a model in a process and an environment of its own
-    assert importers("mlflow") == {f"hooks/{name}.py" for name in files} | {"environments/worker.py"}
+    assert importers("mlflow") == {f"hooks/{name}.py" for name in files} | {
+        "environments/worker.py",
+        "environments/trials.py",
+    }
 
 
 def test_one_file_imports_databricks_sdk() -> None:
@@ -163,7 +166,11 @@ def test_one_file_imports_databricks_sdk() -> None:
 
 
 def test_one_file_touches_the_databricks_providers_tokens() -> None:
-    assert importers("airflow.providers.databricks") <= {"hooks/auth.py", "hooks/workspace_jobs.py"}
+    assert importers("airflow.providers.databricks") <= {
+        "hooks/auth.py",
+        "hooks/databricks_sql.py",
+        "hooks/workspace_jobs.py",
+    }
     touching = {
         str(path)
         for path in FILES

@@ -1,0 +1,111 @@
+"""Models tried out before they are judged, on a real MLflow server: evaluation on data, and the smoke test."""
+
+from __future__ import annotations
+
+import pytest
+from support.models import add_version
+from support.trials import LABEL, log_example_model, write_rows
+from support.validation import NO_SIGNATURE, artifact_text, tags_of
+
+
+@pytest.fixture(scope="module")
+def tried(mlflow_server):
+    """Classifiers of f0 > 0.5: a good one, and one that a few rows of noise spoilt; the bad one has no example."""
+    return {
+        "good": log_example_model(mlflow_server, metrics={"accuracy_score": 0.1, "trained": 1.0}),
+        "bad": log_example_model(mlflow_server, flipped=True, with_example=False),
+    }
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows") / "test.parquet")
+
+
+def evaluation(rows, **options):
+    return {"data": str(rows), "targets": LABEL, "model_type": "classifier", **options}
+
+
+def test_candidate_and_champion_are_measured_on_the_same_data(
+    validate, client, mlflow_server, model_name, tried, rows, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "not-for-models")
+    add_version(mlflow_server, model_name, tried["bad"])
+    add_version(mlflow_server, model_name, tried["good"])
+    client.set_registered_model_alias(model_name, "Champion", "1")
+    policy = {
+        "metrics": [
+            {"name": "accuracy_score", "min": 0.9, "min_gain": 0.5},
+            {"name": "recall_score", "min": 0.9, "slices": ["country=DE", "country=FR"]},
+            {"name": "trained", "min": 1},
+        ],
+        "evaluation": evaluation("{{ params.rows }}", slices=["country"]),
+        "smoke_test": True,
+        "env_manager": "local",
+    }
+    result = validate(2, policy, params={"rows": str(rows)})
+    verdict = result.xcom("validate")
+    assert result.state == "success", verdict["reasons"]
+    checks = {check["rule"]: check for check in verdict["checks"]}
+    assert list(checks) == [
+        "accuracy_score >= 0.9",
+        "accuracy_score gain >= 0.5",
+        "recall_score/country_DE >= 0.9",
+        "recall_score/country_FR >= 0.9",
+        "trained >= 1",
+        "signature",
+        "signature compatible",
+        "smoke test",
+    ]
+    measured = checks["accuracy_score >= 0.9"]
+    assert measured["candidate"] > 0.9
+    assert f"(evaluated on {rows})" in measured["reason"]
+    assert "trained is 1 (logged)" in checks["trained >= 1"]["reason"]
+    assert verdict["metrics"]["accuracy_score"]["champion"] < 0.4
+    # Measured values stand beside those of the training.
+    run = client.get_run(client.get_model_version(model_name, "2").run_id).data.metrics
+    assert run["validation/accuracy_score"] == measured["candidate"]
+    assert run["validation/recall_score/country_DE"] == checks["recall_score/country_DE >= 0.9"]["candidate"]
+    assert run["accuracy_score"] == 0.1
+    of_champion = client.get_run(client.get_model_version(model_name, "1").run_id).data.metrics
+    assert not [name for name in of_champion if name.startswith("validation/")]
+    report = artifact_text(client, verdict["report"], tmp_path)
+    assert "| passed | recall\\_score/country\\_DE \\>= 0.9 |" in report
+
+
+def test_a_model_without_an_example_is_refused_and_not_measured(
+    validate, client, mlflow_server, model_name, tried, rows
+):
+    add_version(mlflow_server, model_name, tried["bad"])
+    policy = {
+        "metrics": [{"name": "accuracy_score", "max": 1}],
+        "evaluation": evaluation(rows),
+        "smoke_test": True,
+        "env_manager": "local",
+        **NO_SIGNATURE,
+    }
+    result = validate(1, policy)
+    assert result.state == "failed"
+    reasons = result.xcom("validate")["reasons"]
+    assert "which was not made after the smoke test failed" in reasons[0]
+    assert reasons[1] == "the model has no input example: log it with input_example=..."
+    assert tags_of(client, model_name, 1)["validation_status"] == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "nothing"}, "has no column 'nothing'; it has: f0"),
+        ({"slices": ["planet"]}, "has no column 'planet'"),
+        ({"max_rows": 10}, "has more than 10 rows"),
+        ({"data": "/nowhere/x.parquet"}, "nowhere"),
+    ],
+)
+def test_data_that_are_none_fail_before_models_are_downloaded(validate, measured, rows, options, message):
+    measured(0.9)
+    policy = {"metrics": [{"name": "a", "min": 0}], "evaluation": evaluation(rows, **options), **NO_SIGNATURE}
+    result = validate(1, policy)
+    assert result.state == "failed"
+    assert result.ti("validate").try_number == 1
+    assert message in result.output
+    assert result.xcom("validate") is None
