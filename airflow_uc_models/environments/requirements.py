@@ -50,7 +50,7 @@ class ModelRequirements:
         here = sys.version.split()[0]
         if minor(here) != self.python_minor:
             found.append(f"the model asks for Python {self.python_minor}, and this worker has {minor(here)}")
-        return found + [text for line in (*self.lines,) if (text := _difference(line))]
+        return found + [text for line in self.lines if (text := _difference(line))]
 
 
 def read_requirements(folder: Path, label: str) -> ModelRequirements | None:
@@ -137,15 +137,15 @@ class _Reader:
     def _requirement(self, line: str) -> str:
         from packaging.requirements import InvalidRequirement, Requirement
 
+        if re.fullmatch(r"[^\s@]+\.(whl|tar\.gz|zip)", line) and "://" not in line:
+            file = self._file(line)
+            self.digests.append(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+            return str(file)
         try:
             parsed = Requirement(line)
         except InvalidRequirement as error:
             if re.match(r"(git|hg|svn|bzr)\+\w+://|https?://", line):
                 return line
-            if line.endswith((".whl", ".tar.gz", ".zip")):
-                file = self._file(line)
-                self.digests.append(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}")
-                return str(file)
             raise self._refusal(line, "is no requirement that pip would take") from error
         parsed.name = name_of(line) or parsed.name
         return str(parsed)
