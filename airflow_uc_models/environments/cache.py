@@ -85,7 +85,7 @@ class EnvironmentCache:
         except BaseException:
             _remove(place)
             raise
-        size = sum(path.lstat().st_size for path in place.rglob("*"))
+        size = sum(path.lstat().st_size for path in place.rglob("*") if not path.is_dir())
         temporary = place / f"{_MARKER}.tmp"
         temporary.write_text(json.dumps({"bytes": size}), encoding="utf-8")
         temporary.replace(place / _MARKER)

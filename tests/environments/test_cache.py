@@ -1,0 +1,171 @@
+"""The cache of environments: one build for many tasks, nothing left of a killed one, room for new ones."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from airflow_uc_models.environments.cache import EnvironmentCache
+from airflow_uc_models.exceptions import InvalidArgumentError
+
+KILOBYTE = 1000
+
+
+class Build:
+    """Makes what looks like an environment of a kilobyte."""
+
+    def __init__(self, size=KILOBYTE):
+        self.count = 0
+        self.size = size
+
+    def __call__(self, place, lock):
+        assert not place.exists()
+        self.count += 1
+        (place / "bin").mkdir(parents=True)
+        (place / "bin" / "python").write_bytes(b"x" * self.size)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return EnvironmentCache(tmp_path / "cache", 10**9)
+
+
+def use(cache, key, build):
+    with cache.environment(key, build) as place:
+        assert (place / "bin" / "python").exists()
+    return place
+
+
+def folders(cache):
+    return sorted(path.name for path in cache.folder.iterdir() if path.is_dir())
+
+
+def test_many_at_once_build_once(cache):
+    build, begun, go_on = Build(), threading.Event(), threading.Event()
+
+    def slow(place, lock):
+        begun.set()
+        assert go_on.wait(30)
+        build(place, lock)
+
+    threads = [threading.Thread(target=use, args=(cache, "a", slow)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(30)
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert build.count == 1
+    use(cache, "a", build)
+    assert build.count == 1
+
+
+def test_a_failed_build_leaves_nothing(cache):
+    def fail(place, lock):
+        Build()(place, lock)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        use(cache, "a", fail)
+    assert folders(cache) == []
+    use(cache, "a", Build())
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from airflow_uc_models.environments.cache import EnvironmentCache
+def build(place, lock):
+    (place / "bin").mkdir(parents=True)
+    (place / "bin" / "python").touch()
+    print("building", flush=True)
+    time.sleep(60)
+with EnvironmentCache(Path(sys.argv[1]), 10**9).environment("a", build):
+    pass
+"""
+
+
+def test_a_killed_build_counts_for_nothing(cache):
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(cache.folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "building\n"
+        process.kill()
+    assert folders(cache) == ["a"]
+    build = Build()
+    use(cache, "a", build)
+    assert build.count == 1
+
+
+def test_what_a_killed_build_has_started_is_waited_for(cache):
+    """A process that goes on building holds the lock that it was given."""
+    cache.folder.mkdir()
+    with (cache.folder / "a.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+    build = Build()
+    thread = threading.Thread(target=use, args=(cache, "a", build))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    assert build.count == 0
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    thread.join(30)
+    assert build.count == 1
+
+
+def test_an_interpreter_that_has_gone_is_built_again(cache):
+    build = Build()
+    place = use(cache, "a", build)
+    (place / "bin" / "python").unlink()
+    (place / "bin" / "python").symlink_to("/no/such/python")
+    use(cache, "a", build)
+    assert build.count == 2
+
+
+def test_what_was_not_used_for_the_longest_time_makes_room(cache):
+    small = EnvironmentCache(cache.folder, 5 * KILOBYTE // 2)
+    for age, key in enumerate(("a", "b")):
+        place = use(small, key, Build())
+        os.utime(place / "environment.json", (time.time() - 100 + age,) * 2)
+    use(small, "a", Build())  # now b is the one
+    use(small, "c", Build())
+    assert folders(cache) == ["a", "c"]
+
+
+def test_what_is_in_use_stays(cache):
+    small = EnvironmentCache(cache.folder, KILOBYTE // 2)
+    with small.environment("a", Build()):
+        use(small, "b", Build())
+        assert folders(cache) == ["a", "b"]
+        use(small, "c", Build())
+        assert folders(cache) == ["a", "c"], "b was not in use"
+
+
+def test_leftovers_make_room_first(cache):
+    use(cache, "a", Build())
+    (cache.folder / "left" / "bin").mkdir(parents=True)
+    use(cache, "b", Build())
+    assert folders(cache) == ["a", "b"]
+
+
+def test_the_configuration_names_the_place_and_its_size(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = EnvironmentCache.configured()
+    assert (found.folder, found.most_bytes) == (tmp_path / "airflow-uc-models" / "environments", 10**10)
+    monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_FOLDER", "~/environments")
+    monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_MAX_GB", "2.5")
+    found = EnvironmentCache.configured()
+    assert not str(found.folder).startswith("~")
+    assert found.most_bytes == 2_500_000_000
+    monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_MAX_GB", "much")
+    with pytest.raises(InvalidArgumentError, match=r"\[uc_models\] environments_max_gb must be a number, not 'much'"):
+        EnvironmentCache.configured()
