@@ -89,14 +89,13 @@ class ApprovalRequest:
         status = (self.verdict or {}).get("validation_status") or self.version.tags.get("validation_status")
         champion = f"{self.champion.name} version {self.champion.version}" if self.champion else "none yet"
         rows = {
-            "Model": cell(self.version.name),
             "Version": cell(self.version.version),
             "Description": cell(self.version.description),
             "Verdict": f"**{cell(status)}**" if status else "not validated",
             "Champion": cell(champion) if self.verdict else "",
             "Links": ", ".join(f"[{title}](<{url}>)" for title, url in self.links.items() if url),
         }
-        return table(("Candidate", ""), [(key, value) for key, value in rows.items() if value])
+        return table(("Model", cell(self.version.name)), [(key, value) for key, value in rows.items() if value])
 
     def _metrics(self) -> str:
         names = sorted({*self.metrics, *self.champion_metrics})

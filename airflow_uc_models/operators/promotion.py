@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import XComArg, chain, task_group
 
+from airflow_uc_models.approvals import cell
 from airflow_uc_models.compat import AirflowFailException, AirflowSkipException
 from airflow_uc_models.entities import READY, ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
@@ -57,6 +58,8 @@ class _ValidateCandidate(ValidateModelVersionOperator, SkipMixin):
         self.champion_model_name = self._destination()
         self.version = self.hook.run(self._candidate(self.hook.registry))
         ti.xcom_push(key="destination_model_name", value=self.champion_model_name)
+        note = f"Once approved, it becomes **{cell(self.champion_alias)}** of **{cell(self.champion_model_name)}**."
+        ti.xcom_push(key="note", value=note)
         verdict = super().perform(context)
         champion = verdict["champion"]
         # 0: there was none. What the alias is moved from, and rolled back to.
@@ -248,7 +251,11 @@ def _promote(
             task_id="approve",
             verdict=validate.output["verdict"],
             **candidate,
-            **{"fail_on_reject": fail_on_rejection, **(approval if isinstance(approval, Mapping) else {})},
+            **{
+                "body": validate.output["note"],
+                "fail_on_reject": fail_on_rejection,
+                **(approval if isinstance(approval, Mapping) else {}),
+            },
             **common,
         )
     promoted = candidate
