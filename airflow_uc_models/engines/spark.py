@@ -80,8 +80,8 @@ class SparkEngine:
             files = download_version(hook, version, folder / "model")
             mlmodel = read_mlmodel(files)
             refuse_feature_store(mlmodel, version.uri, "spark")
-            stack.enter_context(_explained(job))
             spark, is_given = stack.enter_context(spark_session(job, hook))
+            stack.enter_context(_explained(job))  # while there is a session: Spark's errors ask it for their text
             stack.enter_context(_batches_of(spark, job.batch_size))
             _refuse_passing_table(spark, job, is_given=is_given)
             table: Any = _Table.of(open_input(spark, job.input, job.input_format))

@@ -258,9 +258,9 @@ class SessionTables(_Beside):
     def replace(self, frame: Any, place: str) -> int:
         if self.job.appends:
             return self._replace_part(frame, place)
-        self._refuse_external(place)
-        new = self._new(place)
         partitions = [name for name in self.job.partition_by if name in frame.columns]
+        self._refuse_what_cannot_move(place, partitions)
+        new = self._new(place)
         (frame.write.partitionBy(*partitions) if partitions else frame.write).saveAsTable(quoted(new))
         rows = self.spark.table(quoted(new)).count()
         self._swap(new, place)
@@ -279,15 +279,12 @@ class SessionTables(_Beside):
         if not exists:
             empty = staged.limit(0).withColumn(RUN_COLUMN, F.lit(self.job.key))
             empty.write.partitionBy(*partitions).saveAsTable(quoted(place))
-        self._fill(staged if rows else None, place, partitions)
+        self._fill(staged, place, partitions)
         return int(rows)
 
     def _fill(self, staged: Any, place: str, partitions: Sequence[str]) -> None:
         """Let rows be the run's part, and all of it."""
         spec = f"{tick(RUN_COLUMN)} = '{self.job.key}'"
-        if staged is None:
-            self.spark.sql(f"ALTER TABLE {quoted(place)} DROP IF EXISTS PARTITION ({spec})")
-            return
         order = [name for name in self.spark.table(quoted(place)).columns if name != RUN_COLUMN]
         rest = "".join(f", {tick(name)}" for name in partitions[1:])
         staged.createOrReplaceTempView(view := f"airflow_part_{secrets.token_hex(4)}")
@@ -308,19 +305,29 @@ class SessionTables(_Beside):
         if not self.job.appends:
             super().remove(place)
         elif self.store.exists(place):
-            self._fill(None, place, ())
+            nothing = self.spark.table(quoted(place)).limit(0)
+            self._fill(nothing, place, self._partitions(place))
 
     def _described(self, place: str) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in self.spark.sql(f"DESCRIBE TABLE EXTENDED {quoted(place)}").collect()]
 
-    def _refuse_external(self, place: str) -> None:
+    def _refuse_what_cannot_move(self, place: str, partitions: Sequence[str]) -> None:
+        if partitions and self.spark.conf.get("spark.sql.catalogImplementation", "") == "in-memory":
+            raise JobError(
+                f"The output {place} cannot have partitions: a catalog in memory loses them when a table is renamed. "
+                "Leave out partition_by, or use the catalog 'hive' (spark.sql.catalogImplementation)."
+            )
         if self.store.exists(place) and ("Type", "EXTERNAL") in self._described(place):
-            raise JobError(f"The output {place} is an external table, whose files a new table cannot replace as a "
-                           "whole. Write to a managed table, or to the files' path.")  # fmt: skip
+            raise JobError(
+                f"The output {place} is an external table, whose files a new table cannot replace as a whole. Write "
+                "to a managed table, or to the files' path."
+            )
+
+    def _partitions(self, place: str) -> list[str]:
+        return [column.name for column in self.spark.catalog.listColumns(quoted(place)) if column.isPartition]
 
     def _refuse_other_partitions(self, place: str, partitions: Sequence[str]) -> None:
-        found = [column.name for column in self.spark.catalog.listColumns(quoted(place)) if column.isPartition]
-        if found != list(partitions):
+        if (found := self._partitions(place)) != list(partitions):
             raise JobError(
                 f"Rows cannot be appended to {place}: it is partitioned by {', '.join(found) or 'nothing'}, and each "
                 f"run's rows must be a partition: {', '.join(partitions)}. Append to another table."

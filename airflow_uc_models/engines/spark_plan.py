@@ -184,7 +184,9 @@ class Plan:
     @property
     def outputs(self) -> list[Any]:
         """The kept columns as the output has them: those of CSV in the types of the model."""
-        return [self._value(name, self.features.get(name) if self.source.is_csv else None).alias(name) for name in self.kept]
+        return [
+            self._value(name, self.features.get(name) if self.source.is_csv else None).alias(name) for name in self.kept
+        ]
 
     @property
     def values(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_uc_models.engines.job import InferenceJob
-from airflow_uc_models.exceptions import ConnectionConfigError, InvalidArgumentError
+from airflow_uc_models.exceptions import ConnectionConfigError, InvalidArgumentError, PredictionError, UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import workspace_client
 
@@ -23,6 +23,8 @@ _WAYS = ("session", "master", "remote", "remote_conn_id", "databricks_connect")
 OPTIONS = (*_WAYS, "conf")
 # What Spark itself hides in its logs and pages.
 _SECRET = re.compile(r"secret|password|token|access[.]?key", re.IGNORECASE)
+# Variables by which PySpark tells its parts, and the next session, what this one is.
+_OURS = re.compile(r"SPARK_|PYSPARK_")
 _LOCAL = re.compile(r"local(-cluster)?(\[.*\])?")
 _CONF = {
     "spark.ui.showConsoleProgress": "false",
@@ -90,11 +92,51 @@ def spark_session(job: InferenceJob, hook: ModelRegistryHook) -> Iterator[tuple[
             yield active, True
             return
         make = _classic
-    session, stop = make({str(key): _text(value) for key, value in (options.get("conf") or {}).items()})
+    before = {name: value for name, value in os.environ.items() if _OURS.match(name)}
+    gateway = _gateway()
     try:
-        yield session, False
+        session = _made(make, options)
+        try:
+            yield session, False
+        finally:
+            session.stop()
     finally:
-        stop()
+        _stop_java(gateway)
+        for name in [name for name in os.environ if _OURS.match(name)]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _made(make: Callable[[dict[str, str]], Any], options: Mapping[str, Any]) -> Any:
+    """Start Spark, or connect to it; PredictionError if that fails, which may pass."""
+    conf = {str(key): _text(value) for key, value in (options.get("conf") or {}).items()}
+    try:
+        return make(conf)
+    except UCModelsError:
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise PredictionError(f"Spark could not be started or reached: {type(error).__name__}: {first}") from error
+
+
+def _gateway() -> Any:
+    from pyspark import SparkContext
+
+    return SparkContext._gateway  # noqa: SLF001
+
+
+def _stop_java(before: Any) -> None:
+    """End the Java process that was started here; PySpark would keep it until this process ends."""
+    from pyspark import SparkContext
+
+    gateway: Any = _gateway()
+    if gateway is None or gateway is before:
+        return
+    gateway.shutdown()
+    SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001
+    if process := getattr(gateway, "proc", None):
+        process.stdin.close()
+        process.wait(timeout=30)
 
 
 def _maker(options: Mapping[str, Any], hook: ModelRegistryHook) -> Callable[[dict[str, str]], Any] | None:
@@ -124,60 +166,34 @@ def _made_by(path: str) -> Any:
     return factory()
 
 
-def _classic(conf: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+def _classic(conf: dict[str, str]) -> Any:
     """Start Spark's driver in a Java process of this task."""
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
+    if SparkContext._active_spark_context is not None:  # noqa: SLF001
+        raise InvalidArgumentError(
+            "engine_options asks for a Spark of its own, and this process has one already; leave the options out to "
+            "use that one."
+        )
     is_local = bool(_LOCAL.fullmatch(conf.get("spark.master", "local")))
-    before, had_java = os.environ.get("PYSPARK_PYTHON"), SparkContext._gateway is not None  # noqa: SLF001
-    if is_local and before is None:
-        os.environ["PYSPARK_PYTHON"] = sys.executable
+    if is_local:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("airflow-uc-models")
     for key, value in {**_CONF, **(_LOCAL_CONF if is_local else {}), **conf}.items():
         builder = builder.config(key, value)
-    try:
-        session = builder.getOrCreate()
-    finally:
-        if is_local and before is None:
-            del os.environ["PYSPARK_PYTHON"]
-    return session, lambda: _stop(session, java_too=not had_java)
+    return builder.getOrCreate()
 
 
-def _stop(session: Any, *, java_too: bool) -> None:
-    from pyspark import SparkContext
-
-    session.stop()
-    gateway: Any = SparkContext._gateway  # noqa: SLF001
-    if java_too and gateway is not None:  # PySpark would keep Java until this process ends
-        gateway.shutdown()
-        SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001
-        if process := getattr(gateway, "proc", None):
-            process.stdin.close()
-            process.wait(timeout=30)
-
-
-def _remote(address: str, conf: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+def _remote(address: str, conf: dict[str, str]) -> Any:
     from pyspark.sql import SparkSession
 
-    before = {name: os.environ.get(name) for name in ("PYSPARK_PYTHON", "SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE")}
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.remote(address)
     for key, value in conf.items():
         builder = builder.config(key, value)
-    try:
-        session = builder.create() if not address.startswith("local") else builder.getOrCreate()
-    finally:
-        if before["PYSPARK_PYTHON"] is None:
-            del os.environ["PYSPARK_PYTHON"]
-
-    def stop() -> None:
-        session.stop()
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
-
-    return session, stop
+    # A server of this process is made by the one, a session on a server that others use by the other.
+    return builder.getOrCreate() if _LOCAL.fullmatch(address) else builder.create()
 
 
 def _address(connection: Any) -> str:
@@ -193,7 +209,7 @@ def _address(connection: Any) -> str:
     return f"sc://{host}:{connection.port or 15002}/{given}"
 
 
-def _databricks(hook: ModelRegistryHook, conf: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+def _databricks(hook: ModelRegistryHook, conf: dict[str, str]) -> Any:
     """Connect to the workspace of the hook's connection: serverless, unless its extra names a cluster."""
     try:
         sessions: Any = importlib.import_module("databricks.connect").DatabricksSession
@@ -208,4 +224,4 @@ def _databricks(hook: ModelRegistryHook, conf: dict[str, str]) -> tuple[Any, Cal
     session = builder.getOrCreate()
     for key, value in conf.items():
         session.conf.set(key, value)
-    return session, session.stop
+    return session

@@ -39,7 +39,7 @@ def spark(tmp_path_factory):
             "spark.local.dir": str(folder),
             "spark.driver.extraJavaOptions": f"-Dderby.system.home={folder} -XX:TieredStopAtLevel=1",
             "spark.python.worker.reuse": "true",
-            "spark.log.level": "ERROR",
+            "spark.log.level": "OFF",
         }
         builder = SparkSession.builder.master("local[2]")
         for key, value in conf.items():

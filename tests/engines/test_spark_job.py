@@ -74,7 +74,9 @@ def run(spark, models, tmp_path):
             "scored_at": "2026-01-02T03:04:05.000006+00:00",
         }
         merged = defaults | params
-        merged.setdefault("bad_rows_output", merged["output"] + ("_bad_rows" if "." in merged["output"] else ".bad_rows"))
+        merged.setdefault(
+            "bad_rows_output", merged["output"] + ("_bad_rows" if "." in merged["output"] else ".bad_rows")
+        )
         return spark_job.run(spark, merged)
 
     return run
@@ -104,3 +106,195 @@ def test_scores_files_and_tells_their_origin(run, tmp_path):
     assert set(found["model_version"]) == {3}
     assert set(found["scored_at"]) == {pd.Timestamp("2026-01-02T03:04:05.000006")}
     assert names(tmp_path) == ["in.parquet", "out"]
+
+
+def test_several_results_are_columns(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0, 2.0])
+    run(Labels, keep_columns=[], partition_by=["label"])
+    assert names(tmp_path / "out") == ["_SUCCESS", "label=high", "label=low"]
+    assert sorted(pq.read_table(tmp_path / "out")["score"].to_pylist()) == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("on_bad_rows", ["fail", "quarantine"])
+def test_a_tensor_is_given_all_columns(run, tmp_path, on_bad_rows):
+    write(tmp_path / "in.parquet", a=[1.0, 2.0], b=[10, 20])
+    run(RowSums, on_bad_rows=on_bad_rows)
+    assert read(tmp_path / "out")["prediction"].tolist() == [11.0, 22.0]
+
+
+def test_overwrite_replaces_all_and_a_failure_nothing(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0])
+    run(key=OTHER)
+    write(tmp_path / "in.parquet", x=[2.0, 3.0])
+    run()
+    assert read(tmp_path / "out")["prediction"].tolist() == [4.0, 6.0]
+    write(tmp_path / "in.parquet", x=[5.0, -1.0])
+    with pytest.raises(Exception, match="x is negative"):
+        run()
+    assert read(tmp_path / "out")["prediction"].tolist() == [4.0, 6.0]
+    assert names(tmp_path) == ["in.parquet", "out"]
+
+
+def test_append_replaces_what_this_run_has_written(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0], p=["u"])
+    run(key=OTHER, mode="append", partition_by=["p"])
+    write(tmp_path / "in.parquet", x=[2.0, 3.0], p=["u", "v"])
+    run(mode="append", partition_by=["p"])
+    write(tmp_path / "in.parquet", x=[4.0], p=["u"])
+    assert run(mode="append", partition_by=["p"]) == {"rows": 1, "bad_rows": 0}
+    found = read(tmp_path / "out")
+    assert found["prediction"].tolist() == [2.0, 8.0]
+    assert found["dag_run_key"].tolist() == [OTHER, OWN]
+    assert names(tmp_path) == ["in.parquet", "out"]
+
+
+def test_append_refuses_other_columns(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0], a=[1], b=["u"])
+    run(key=OTHER, mode="append")
+    write(tmp_path / "in.parquet", x=[1.0], a=["1"], c=["u"])
+    with pytest.raises(JobError) as caught:
+        run(mode="append")
+    for text in ("'b' is string there and missing here", "'c' is string here", "'a' is bigint there and string here"):
+        assert text in str(caught.value)
+    assert names(tmp_path / "out") == [f"dag_run_key={OTHER}"]
+
+
+def test_append_refuses_a_folder_of_somebody_else(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0])
+    run()
+    with pytest.raises(JobError, match=r"mode='append' has not written"):
+        run(mode="append")
+
+
+def test_bad_rows_are_put_aside_with_their_reason(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1, -2, 3, 2**53 + 1], id=["a", "b", "c", "d"])
+    assert run(on_bad_rows="quarantine", metadata=["model_name"]) == {"rows": 2, "bad_rows": 2}
+    assert read(tmp_path / "out")["prediction"].tolist() == [2.0, 6.0]
+    bad = pq.read_table(tmp_path / "out.bad_rows").to_pandas().set_index("id")
+    assert sorted(bad.columns) == ["reason", "x"]
+    assert "x is negative" in bad["reason"]["b"]
+    assert "no double: 9007199254740993" in bad["reason"]["d"]
+    assert names(tmp_path) == ["in.parquet", "out", "out.bad_rows"]
+    write(tmp_path / "in.parquet", x=[1], id=["a"])
+    assert run(on_bad_rows="quarantine") == {"rows": 1, "bad_rows": 0}
+    assert names(tmp_path) == ["in.parquet", "out"]
+
+
+CSV = 'x,id,text\n1.5,1,"a, ""b""\nc"\nnan,2,\nabc,3,NA\n2,4\n'
+
+
+def test_csv_is_read_as_the_model_asks(run, tmp_path):
+    (tmp_path / "in.csv").write_text(CSV)
+    told = run(input=str(tmp_path / "in.csv"), on_bad_rows="quarantine")
+    assert told == {"rows": 2, "bad_rows": 2}
+    found = read(tmp_path / "out").sort_values("id")
+    assert found["x"].tolist()[0] == 1.5
+    assert found["x"].isna().tolist() == [False, True]
+    assert found["text"].tolist() == ['a, "b"\nc', ""]
+    bad = pq.read_table(tmp_path / "out.bad_rows").to_pandas().set_index("id")
+    assert bad["reason"].to_dict() == {
+        "3": "Column 'x' has a value that is no double: abc",
+        "4": "The line does not have the columns of the header",
+    }
+    with pytest.raises(Exception, match="no double: abc"):
+        run(input=str(tmp_path / "in.csv"))
+
+
+def test_killed_between_the_renames(spark, run, tmp_path, monkeypatch):
+    """The next try, also one of another run, puts the earlier output back, and writes its own."""
+    from airflow_uc_models.engines.spark_stores import HadoopFiles
+
+    write(tmp_path / "in.parquet", x=[1.0])
+    run(key=OTHER)
+    write(tmp_path / "in.parquet", x=[2.0])
+    rename = HadoopFiles.rename
+
+    def killed(self, place, to):
+        if to.endswith("/out"):
+            raise KeyboardInterrupt
+        rename(self, place, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HadoopFiles, "rename", killed)
+        patch.setattr("airflow_uc_models.engines.spark_places._Beside.close", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert "out" not in names(tmp_path)
+    assert len(names(tmp_path)) == 3
+    write(tmp_path / "in.parquet", x=[-1.0])
+    with pytest.raises(Exception, match="x is negative"):
+        run(key="eeee5555ffff")
+    assert read(tmp_path / "out")["prediction"].tolist() == [2.0]
+    write(tmp_path / "in.parquet", x=[3.0])
+    run()
+    assert read(tmp_path / "out")["prediction"].tolist() == [6.0]
+    assert names(tmp_path) == ["in.parquet", "out"]
+
+
+# -- tables
+
+
+@pytest.fixture
+def table(spark, request):
+    """A name for a table; its schema is gone in the end."""
+    schema = f"s{abs(hash(request.node.name)) % 10**8}"
+    spark.sql(f"CREATE SCHEMA {schema}")
+    yield f"{schema}.scores"
+    spark.sql(f"DROP SCHEMA {schema} CASCADE")
+
+
+def tables(spark, table):
+    return sorted(row["tableName"] for row in spark.sql(f"SHOW TABLES IN {table.partition('.')[0]}").collect())
+
+
+def predictions(spark, table):
+    return sorted(row["prediction"] for row in spark.table(table).collect())
+
+
+def test_a_table_is_replaced(spark, run, table, tmp_path):
+    spark.sql(f"CREATE TABLE {table}_in AS SELECT * FROM VALUES (1, 'u'), (-2, 'v') AS t(x, p)")
+    told = run(input=f"{table}_in", output=table, on_bad_rows="quarantine")
+    assert told == {"rows": 1, "bad_rows": 1}
+    assert predictions(spark, table) == [2.0]
+    assert "x is negative" in spark.table(f"{table}_bad_rows").head()["reason"]
+    with pytest.raises(Exception, match="x is negative"):
+        run(input=f"{table}_in", output=table)
+    assert predictions(spark, table) == [2.0]
+    write(tmp_path / "in.parquet", x=[5.0])
+    assert run(output=table, on_bad_rows="quarantine") == {"rows": 1, "bad_rows": 0}
+    assert predictions(spark, table) == [10.0]
+    assert tables(spark, table) == ["scores", "scores_in"]
+
+
+def test_rows_are_appended_to_a_table(spark, run, table, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0, 2.0], p=["u", "v"])
+    options = {"output": table, "mode": "append", "partition_by": ["p"]}
+    run(**options)
+    run(**options, key=OTHER)
+    write(tmp_path / "in.parquet", x=[3.0], p=["u"])
+    assert run(**options) == {"rows": 1, "bad_rows": 0}
+    assert predictions(spark, table) == [2.0, 4.0, 6.0]
+    write(tmp_path / "in.parquet", x=[-3.0], p=["u"])
+    with pytest.raises(Exception, match="x is negative"):
+        run(**options)
+    assert predictions(spark, table) == [2.0, 4.0, 6.0]
+    write(tmp_path / "in.parquet", x=[3.0], p=[1])
+    with pytest.raises(JobError, match="'p' is string there and bigint here"):
+        run(**options)
+    write(tmp_path / "in.parquet", x=pa.array([], pa.float64()), p=pa.array([], pa.string()))
+    assert run(**options) == {"rows": 0, "bad_rows": 0}
+    assert predictions(spark, table) == [2.0, 4.0]
+    assert tables(spark, table) == ["scores"]
+
+
+def test_a_table_after_a_kill(spark, run, table, tmp_path):
+    """A table that was moved away and not replaced comes back; unfinished ones of this run go."""
+    write(tmp_path / "in.parquet", x=[1.0])
+    run(output=table, key=OTHER)
+    spark.sql(f"ALTER TABLE {table} RENAME TO {table}__airflow_{OTHER[:12]}_0_old")
+    spark.sql(f"CREATE TABLE {table}__airflow_{OWN[:12]}_0_new AS SELECT 1 AS one")
+    write(tmp_path / "in.parquet", x=[-1.0])
+    with pytest.raises(Exception, match="x is negative"):
+        run(output=table)
+    assert predictions(spark, table) == [2.0]
+    assert tables(spark, table) == ["scores"]
