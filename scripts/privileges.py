@@ -78,6 +78,7 @@ ROWS = (
     Row("DeleteModelVersionTagsOperator", "", _TAG),
     Row("ValidateModelVersionOperator", "the champion is of another model", _VALIDATE),
     Row("BranchOnModelValidationOperator", "the champion is of another model", _VALIDATE),
+    Row("ShortCircuitOnModelValidationOperator", "the champion is of another model", _VALIDATE),
     Row("BatchInferenceOperator", "", _READ),
     Row("PendingModelVersionsOperator", "", _READ),
     Row("ModelVersionSensor", "", _READ),

@@ -78,8 +78,7 @@ class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
 
     XCom: as ValidateModelVersionOperator.
 
-    Raises: a task that nothing is downstream of, before anything is asked; else as ValidateModelVersionOperator, but
-    for a rejected version.
+    Raises: as ValidateModelVersionOperator, but for a rejected version.
 
     Privileges: as ValidateModelVersionOperator.
     Registries: MLflow server, Unity Catalog on Databricks.
@@ -96,8 +95,6 @@ class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
 
     def perform(self, context: Context) -> Any:
         """Judge the version and skip what is downstream of a rejected one."""
-        if not self.downstream_task_ids:
-            raise InvalidArgumentError(f"Nothing is downstream of {self.task_id!r}; so the verdict is idle.")
         verdict = self.judge(context)
         if not verdict["approved"]:
             context["ti"].xcom_push(key="return_value", value=verdict)

@@ -125,6 +125,7 @@ _OPTIONS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "DeleteModelVersionTagsOperator": _model(version=2, keys=["old"]),
     "ValidateModelVersionOperator": _validation(),
     "BranchOnModelValidationOperator": _validation(follow_if_approved="after_branch"),
+    "ShortCircuitOnModelValidationOperator": _validation(),
     "BatchInferenceOperator": lambda s: {
         "model_uri": f"models:/{s.names['model']}@Canary",
         "input": f"{s.scratch}/in.parquet",
