@@ -18,6 +18,7 @@ from airflow_uc_models.engines.databricks_environment import environment_of
 from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.series import series
+from airflow_uc_models.engines.signature_check import check_signature
 from airflow_uc_models.engines.spark_script import script
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
@@ -45,6 +46,7 @@ _PLACES = re.compile(r"/Volumes/[^/]+/[^/]+/.+|(s3|s3a|abfss|gs|wasbs|r2|dbfs):/
 _TASK, _ENVIRONMENT = "score", "model"
 _POLL_SECONDS = 30.0
 _MOST_TRACE = 4_000
+_MOST_RUNS = 100
 
 
 class DatabricksEngine:
@@ -84,6 +86,8 @@ class DatabricksEngine:
         settings = _Settings(job)
         self._jobs = jobs = WorkspaceJobs(hook.endpoint, settings.poll_interval)
         mlmodel = version_mlmodel(hook, version)
+        if not is_feature_store_model(mlmodel):  # which takes keys, that no signature tells
+            check_signature(mlmodel, job, version.uri)
         source = notebook_source()
         name = f"batch_inference_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
         path = put_notebook(hook.endpoint, name, source, settings.notebook_folder)
@@ -91,7 +95,7 @@ class DatabricksEngine:
         parameters = parameters_of(job, version, hook.endpoint.mlflow.registry_uri, mlmodel)
         spec = _spec(job, version, path, environment, parameters, settings.timeout_seconds)
         run = self._submit(jobs, spec, _digest(parameters, environment))
-        log.info("Run %s scores on Databricks: %s", self._run_id, run["run_page_url"])
+        log.info("Run %s scores on Databricks: %s", run["run_id"], run["run_page_url"])
         if job.deferrable and not jobs.state_of(run).is_terminal:
             self._run_id = None  # it goes on when this process ends
             run_id, page = run["run_id"], run["run_page_url"]
@@ -118,20 +122,19 @@ class DatabricksEngine:
 
         A workspace hands out the run of a token for ever, so the run of a try that failed needs another token.
         """
-        attempt = 0
-        while True:
+        for attempt in range(_MOST_RUNS):
             token = hashlib.sha256(f"{digest} {attempt}".encode()).hexdigest()
-            self._run_id = jobs.submit_run({**spec, "idempotency_token": token})
+            self._run_id = run_id = jobs.submit_run({**spec, "idempotency_token": token})
             if self._is_cancelled:  # while it was submitted
                 self.cancel()
-            run = jobs.run(self._run_id or 0)
+            run = jobs.run(run_id)
             state = jobs.state_of(run)
             is_new = run.get("run_name") == spec["run_name"]
             if is_new or not state.is_terminal or state.is_successful:
                 if not is_new:
-                    log.info("An earlier try has begun run %s; going on with it", self._run_id)
+                    log.info("An earlier try has begun run %s; going on with it", run_id)
                 return run
-            attempt += 1
+        raise PredictionError(f"{_MOST_RUNS} runs of this task have failed, the last of them {run['run_page_url']}.")
 
     def _finish(self, jobs: WorkspaceJobs, run: Mapping[str, Any], version: ModelVersion) -> Scored:
         self._run_id = None

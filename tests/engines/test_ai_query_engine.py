@@ -143,6 +143,21 @@ def test_rows_are_appended_in_the_order_of_columns_that_the_table_has(serving, s
     assert re.search(r"SELECT '\w+' AS `dag_run_key`, `_airflow_answer`\.`result` AS `prediction`, `id` AS", inserted)
 
 
+@pytest.fixture
+def understood(spark):
+    """Raise for statements that Spark's own parser does not take."""
+    return spark._jsparkSession.sessionState().sqlParser().parsePlan
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "append"])
+@pytest.mark.parametrize("on_bad_rows", ["fail", "quarantine"])
+def test_the_statements_are_sql(serving, score, understood, mode, on_bad_rows) -> None:
+    serving.tables.add("prod.ml_team.scored_bad_rows", {"id": "string", "reason": "string", "dag_run_key": "string"})
+    assert score(mode=mode, on_bad_rows=on_bad_rows, keep_columns=["id"], metadata_columns=True).state == "success"
+    for statement in serving.warehouses:
+        understood(statement.text)
+
+
 def test_several_predictions_become_columns_and_names_are_quoted(serving, score) -> None:
     serving.reset()
     odd = "it's `odd`\\"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 import signal
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from support.databricks import connection_json
 from support.deferring import keep_what_is_deferred
-from support.remote_scoring import NAME, add_model, may_score
+from support.remote_scoring import NAME, add_model, may_score, save_sums
 
-from airflow_uc_models.engines.databricks import notebook_source
 from airflow_uc_models.operators.inference import BatchInferenceOperator
 
 TABLES = {"input": "prod.ml_team.rows", "output": "prod.ml_team.scored"}
@@ -24,11 +24,9 @@ RETRY = {"retries": 2, "retry_delay": timedelta(0)}
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch, tmp_path):
-    """Workspaces run the script in name only, and do not get five tries of each request."""
+def surroundings(monkeypatch):
+    """Workspaces do not get five tries of each request."""
     keep_what_is_deferred(monkeypatch)
-    (tmp_path / "script.py").write_text("def run(spark, params):\n    return {}\n")
-    monkeypatch.setattr("airflow_uc_models.engines.databricks._SCRIPT", tmp_path / "script.py")
     monkeypatch.setattr("airflow_uc_models.hooks.workspace_jobs._RETRY_LIMIT", 2)
 
 
@@ -201,6 +199,46 @@ def test_a_lost_answer_to_the_submission_makes_no_second_run(workspace, score) -
     assert len(list(workspace.runs)) == 1
 
 
+def test_a_task_that_was_cleared_scores_anew(workspace, score, monkeypatch) -> None:
+    """What a successful run has told is not for a task that somebody has run again, as after a change of the input."""
+    add_model(workspace)
+    workspace.runs.default = replace(workspace.runs.default, result=told())
+    keys = iter(["same", "same", "same"])
+    monkeypatch.setattr(BatchInferenceOperator, "task_key", lambda *_: next(keys))
+    found = []
+    for number in (0, 0, 2):
+        monkeypatch.setattr("airflow_uc_models.engines.databricks.series", lambda number=number: number)
+        result = score()
+        assert result.state == "success"
+        found.append(result.xcom("score")["run_id"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_clearing_a_task_begins_a_series_of_tries(dag_runner) -> None:
+    from airflow.models.taskinstance import clear_task_instances
+    from airflow.sdk import task
+    from airflow.utils.session import create_session
+
+    from airflow_uc_models.engines.series import series
+
+    seen = []
+
+    @task(retries=2, retry_delay=timedelta(0))
+    def tell():
+        seen.append(series())
+        if len(seen) < 3:
+            raise RuntimeError("again")
+
+    result = dag_runner.run(tell)
+    assert (result.state, seen) == ("success", [0, 0, 0])
+    with create_session() as session:
+        ti = session.merge(result.ti("tell"))
+        ti.task = result.dag_run.dag.get_task("tell")
+        clear_task_instances([ti], session)
+        session.flush()
+        assert ti.max_tries - 2 == 3
+
+
 def test_a_killed_task_cancels_its_run(workspace, score) -> None:
     add_model(workspace)
     hold = threading.Event()
@@ -285,12 +323,72 @@ def test_registries_elsewhere_are_refused(score, connection, mlflow_server) -> N
     assert "is not of type 'databricks'" in result.output
 
 
-def test_the_notebook_is_the_script_without_its_guard() -> None:
-    script = 'import os\n\n\ndef run(spark, params):\n    return {}\n\n\nif __name__ == "__main__":\n    os._exit(1)\n'
-    source = notebook_source(script)
-    assert "os._exit" not in source
-    names = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    assert names == {"run"}
-    assert source.rstrip().endswith(
-        'dbutils.notebook.exit(json.dumps(run(spark, json.loads(dbutils.widgets.get("params")))))'
-    )
+def test_a_model_without_a_signature_is_refused_unless_it_may_have_none(workspace, score) -> None:
+    add_model(workspace, inputs="")
+    result = score()
+    assert result.state == "failed"
+    assert "has no signature" in result.output
+    workspace.runs.plan(result=told())
+    assert score(signature_required=False).state == "success"
+
+
+# -- what is shipped, run
+
+
+@pytest.fixture
+def serverless(workspace, spark, monkeypatch):
+    """Runs notebooks of the workspace on this machine's Spark, where they are `__main__`; begins with the first run."""
+    monkeypatch.setenv("DATABRICKS_HOST", workspace.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", workspace.token)
+    told = {}
+
+    def notebook(parameters):
+        widgets = SimpleNamespace(get=parameters.__getitem__)
+        exits = SimpleNamespace(exit=lambda result: told.update(result=result))
+        return {"__name__": "__main__", "spark": spark, "dbutils": SimpleNamespace(widgets=widgets, notebook=exits)}
+
+    def compute():
+        while not (runs := list(workspace.runs)):
+            if ended.wait(0.05):
+                return
+        [run] = runs
+        source = workspace.workspace.notebooks.sources[run.task["notebook_task"]["notebook_path"]]
+        try:
+            exec(compile(source, "notebook", "exec"), notebook(run.parameters))
+        except Exception as error:
+            run.error = f"{type(error).__name__}: {error}"
+        hold.set()
+
+    hold, ended = threading.Event(), threading.Event()
+    workspace.runs.plan(hold=hold, states=("RUNNING", "TERMINATED"), result=lambda _: told["result"])
+    thread = threading.Thread(target=compute)
+    thread.start()
+    yield
+    ended.set()
+    thread.join(60)
+
+
+@pytest.fixture
+def tables(spark):
+    spark.sql("CREATE DATABASE IF NOT EXISTS remote")
+    frame = spark.createDataFrame([("a", 1.0, 2), ("b", 3.0, 4)], "id string, f0 double, f1 bigint")
+    frame.write.mode("overwrite").saveAsTable("remote.rows")
+    yield {"input": "remote.rows", "output": "remote.scored"}
+    spark.sql("DROP DATABASE remote CASCADE")
+
+
+@pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
+def test_the_notebook_scores_with_the_model_of_the_registry(workspace, score, spark, tables, serverless) -> None:
+    add_model(workspace, files=save_sums)
+    result = score(**tables, keep_columns=["id"], metadata_columns=["model_version"])
+    assert result.state == "success"
+    assert result.xcom("score").items() >= {"rows": 2, "bad_rows": 0}.items()
+    assert sorted(spark.table("remote.scored").collect()) == [("a", 3.0, 1), ("b", 7.0, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
+def test_what_the_script_refuses_is_no_matter_for_retries(workspace, score, tables, serverless) -> None:
+    add_model(workspace, files=save_sums)
+    result = score(**tables, keep_columns=["no"], default_args=RETRY)
+    assert (result.state, result.ti("score").try_number) == ("failed", 1)
+    assert "JobError: keep_columns names no" in result.output

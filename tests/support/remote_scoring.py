@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,11 +35,13 @@ def add_model(
     inputs: str | None = None,
     outputs: str | None = None,
     requirements: str | None = REQUIREMENTS,
+    files: Callable[[Path], None] | None = None,
 ) -> str:
     """Register a model with Champion on its last version; returns its name.
 
     :param inputs: of its signature, by default two numbers
     :param outputs: by default one number without a name
+    :param files: writes a real model instead
     """
     inputs = columns(f0="double", f1="long") if inputs is None else inputs
     outputs = json.dumps([{"type": "double", "required": True}]) if outputs is None else outputs
@@ -52,6 +55,10 @@ def add_model(
     for number in range(1, versions + 1):
         space.catalog.create_version(space.admin, NAME, source="dbfs:/x")
         folder = space.files.path(model.id, number, "")
+        if files is not None:
+            files(folder)
+            space.catalog.finalize_version(space.admin, NAME, number)
+            continue
         folder.mkdir(parents=True)
         (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))
         if requirements is not None:
@@ -73,3 +80,18 @@ def may_score(workspace: Emulator, *, without: Sequence[str] = ()) -> Any:
         if privilege not in without:
             workspace.grant(user, privilege, securable)
     return user
+
+
+def save_sums(folder: Path) -> None:
+    """Save a model that adds f0 and f1."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    class Sums(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            return model_input["f0"] + model_input["f1"]
+
+    inputs = Schema([ColSpec("double", "f0"), ColSpec("long", "f1")])
+    signature = ModelSignature(inputs, Schema([ColSpec("double")]))
+    mlflow.pyfunc.save_model(folder, python_model=Sums(), signature=signature, pip_requirements=["mlflow"])
