@@ -88,6 +88,17 @@ def compatible(candidate: Signature | None, champion: Signature | None) -> list[
     ]
 
 
+def output_problems(predicted: tuple[Field, ...], declared: tuple[Field, ...]) -> list[str]:
+    """Return where a prediction is not as a signature says; unlike a candidate's, it may not have more outputs."""
+    reasons = _outputs(predicted, declared)
+    names = {field.name for field in declared}
+    if None not in names:
+        reasons += [f"output {field.name!r} is added" for field in predicted if field.name not in {None, *names}]
+    elif len(predicted) > len(declared):
+        reasons.append(f"there are {len(predicted)} outputs instead of {len(declared)}")
+    return reasons
+
+
 def type_name(kind: Mapping[str, Any]) -> str:
     """Return a type in words, such as ``double``, ``array<long>`` or ``tensor<float32, [-1, 4]>``."""
     match kind["type"]:

@@ -95,6 +95,8 @@ class TrialData:
         # A signature says which columns are features; without one, they are what has no other purpose.
         named = bool(inputs) and inputs is not None and inputs[0].name is not None
         columns = [name for name in self.table.column_names if named or name not in beside]
+        if not columns:
+            raise InputDataError(f"{self.name} has no columns for a model beside {', '.join(sorted(beside))}.")
         rows = self.table.select(columns).combine_chunks()
         features = features_of(inputs, rows.schema, f"{label} and {self.name}")
         batches = [

@@ -19,7 +19,7 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.trial_data import TrialData
 from airflow_uc_models.policies import Facts, PromotionPolicy
 from airflow_uc_models.rules_metrics import slice_metric_name
-from airflow_uc_models.signatures import Signature, compatible
+from airflow_uc_models.signatures import Signature, output_problems
 
 if TYPE_CHECKING:
     from airflow_uc_models.environments.process import ModelProcess
@@ -120,10 +120,9 @@ def smoke_test_problem(answer: Mapping[str, Any], signature: Signature | None) -
     if rows is not None and expected is not None and rows != expected:
         return f"the model predicts {rows} rows for the {expected} of its input example"
     found = Signature.of_mlmodel({"signature": {"outputs": answer["outputs"]}})
-    reasons = compatible(found, Signature(outputs=signature.outputs))
-    names = {field.name for field in signature.outputs}
-    new = [repr(field.name) for field in (found.outputs if found else None) or () if field.name not in names]
-    reasons += [f"output {name} is added" for name in new] if None not in names else []
+    if found is None or not found.outputs:
+        return "the model predicts nothing for its input example"
+    reasons = output_problems(found.outputs, signature.outputs)
     return f"the prediction is not as the signature says: {'; '.join(reasons)}" if reasons else ""
 
 

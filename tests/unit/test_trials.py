@@ -1,0 +1,272 @@
+"""What is asked of trials, and what is made of their answers: pure, but for pyarrow and a database in memory."""
+
+from __future__ import annotations
+
+import decimal
+import sqlite3
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from airflow_uc_models.evaluation import Evaluation
+from airflow_uc_models.exceptions import (
+    InputDataError,
+    InvalidArgumentError,
+    ModelContentError,
+    RegistryUnavailableError,
+)
+from airflow_uc_models.hooks import databricks_sql
+from airflow_uc_models.operators.trial_data import TrialData
+from airflow_uc_models.operators.trials import metrics_of, smoke_test_problem
+from airflow_uc_models.policies import MetricRule, PromotionPolicy
+from airflow_uc_models.signatures import Signature
+
+ASKED = {"data": "a.parquet", "targets": "label", "model_type": "classifier"}
+RULE = MetricRule("accuracy_score", min=0)
+
+
+# -- what is asked
+
+
+def test_an_evaluation_as_json():
+    plain = {**ASKED, "slices": ["country"], "max_rows": "1000", "evaluator_config": {"pos_label": 1}}
+    policy = PromotionPolicy.of({"metrics": [{"name": "a", "min": 0}], "evaluation": plain, "env_manager": "uv"})
+    assert policy.evaluation == Evaluation(**{**plain, "max_rows": 1000})
+    assert policy.runs_models
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ""}, "data of the evaluation"),
+        ({"data": None}, "data in evaluation of the policy must be given"),
+        ({"targets": " "}, "targets of the evaluation"),
+        ({"model_type": "clasifier"}, "model_type of the evaluation must be one of classifier"),
+        ({"slices": []}, "at least one column"),
+        ({"slices": "country"}, "list of at least one column"),
+        ({"slices": ["label"]}, "not the targets"),
+        ({"slices": ["a", "a"]}, "different columns"),
+        ({"slice_metric": "{metric}"}, "each once"),
+        ({"input_format": "json"}, "parquet or csv"),
+        ({"evaluator_config": "x"}, "must be a dict"),
+        ({"max_rows": 0}, "whole number above 0"),
+        ({"max_rows": "1.5"}, "whole number above 0"),
+        ({"max_rows": "many"}, "a number"),
+        ({"dataset": "x"}, "Unknown key 'dataset' in evaluation"),
+        ({"http_path": None}, "http_path"),
+    ],
+)
+def test_an_evaluation_that_is_none(changes, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        PromotionPolicy.of({"metrics": [{"name": "a", "min": 0}], "evaluation": {**ASKED, **changes}})
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: PromotionPolicy(evaluation=Evaluation(**ASKED)), "no rule on a metric"),
+        (lambda: PromotionPolicy(metrics=[RULE], evaluation={"data": "a"}), "lacks targets, model_type"),
+        (lambda: PromotionPolicy(metrics=[RULE], evaluation="a.parquet"), "evaluation must be a dict"),
+        (lambda: PromotionPolicy(metrics=[RULE], env_manager="uv"), "policy has neither"),
+        (lambda: PromotionPolicy(smoke_test=True, env_manager="conda"), "env_manager of the policy must be one of"),
+        (lambda: PromotionPolicy.of({"smoke_test": True, "env_manager": None}), "env_manager"),
+    ],
+)
+def test_trials_that_are_none(build, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        build()
+
+
+# -- what is measured on
+
+
+@pytest.fixture
+def table():
+    return pa.table(
+        {
+            "x": [1, 2, 3, 4],
+            "amount": [decimal.Decimal("1.5")] * 4,
+            "country": ["DE", "FR", None, "DE"],
+            "label": ["no", "yes", "no", "yes"],
+        }
+    )
+
+
+@pytest.fixture
+def read(table, tmp_path):
+    def read(changed=None, **options):
+        path = tmp_path / "rows.parquet"
+        parquet.write_table(table if changed is None else changed, path)
+        return TrialData.read(Evaluation(**{**ASKED, "data": str(path), **options}), "unused")
+
+    return read
+
+
+SIGNATURE = Signature.of_mlmodel(
+    {
+        "signature": {
+            "inputs": '[{"type": "double", "name": "x"}, {"type": "double", "name": "amount"}]',
+            "outputs": '[{"type": "long"}]',
+        }
+    }
+)
+
+
+def test_each_model_gets_its_columns_in_its_types(read):
+    batches, arguments = read(slices=["country"]).given_to(SIGNATURE, "models:/a.b.c/1")
+    [batch] = batches
+    assert batch.schema.field("x").type == batch.schema.field("amount").type == pa.float64()
+    assert arguments == {
+        "features": ["x", "amount"],
+        "targets": "label",
+        "model_type": "classifier",
+        "evaluator_config": {"log_model_explainability": False, "label_list": ["no", "yes"]},
+        "slices": {
+            "country=DE": ["__slice_0", 0],
+            "country=FR": ["__slice_0", 1],
+            "country=null": ["__slice_0", 2],
+        },
+    }
+    assert batch.column("__slice_0").to_pylist() == [0, 1, 2, 0]
+    assert batch.column("label").to_pylist() == ["no", "yes", "no", "yes"]
+
+
+def test_a_model_without_a_signature_gets_all_that_has_no_other_purpose(read):
+    _, arguments = read(slices=["country"]).given_to(None, "models:/a.b.c/1")
+    assert arguments["features"] == ["x", "amount"]
+
+
+def test_columns_that_do_not_fit_the_signature(read, table):
+    with pytest.raises(ModelContentError, match="column 'amount' is missing"):
+        read(table.drop_columns(["amount"])).given_to(SIGNATURE, "models:/a.b.c/1")
+
+
+def test_the_evaluators_configuration_is_the_users(read):
+    _, arguments = read(evaluator_config={"label_list": ["x"], "pos_label": "yes"}).given_to(SIGNATURE, "m")
+    assert arguments["evaluator_config"] == {"log_model_explainability": False, "label_list": ["x"], "pos_label": "yes"}
+
+
+def test_rows_that_nothing_can_be_measured_on(read, table):
+    with pytest.raises(InputDataError, match="has no rows"):
+        read(table.slice(0, 0))
+    with pytest.raises(InputDataError, match=r"'country' of .* has no value in 1 of 4 rows"):
+        read(targets="country")
+    with pytest.raises(InputDataError, match="more than 3 rows"):
+        read(max_rows=3)
+    assert read(max_rows=4).rows == 4
+
+
+def test_columns_that_make_no_slices(read):
+    many = pa.table({"x": range(101), "y": range(101), "label": [1] * 101})
+    with pytest.raises(InputDataError, match="has 101 values"):
+        read(many, slices=["x"]).given_to(None, "m")
+    alike = pa.table({"x": ["a+b", "a*b"], "y": [1, 2], "label": [0, 1]})
+    with pytest.raises(InputDataError, match="differ only in characters"):
+        read(alike, slices=["x"]).given_to(None, "m")
+    with pytest.raises(InputDataError, match="no columns for a model beside label, x"):
+        read(alike.drop_columns("y"), slices=["x"]).given_to(None, "m")
+
+
+class Sqlite:
+    """The edge to a warehouse: a DB-API connection of another database, which takes the same statement."""
+
+    def __init__(self, *rows):
+        self.connection = sqlite3.connect(":memory:")
+        self.connection.execute("CREATE TABLE test (x INTEGER, label INTEGER)")
+        self.connection.executemany("INSERT INTO test VALUES (?, ?)", rows)
+        self.is_closed = False
+
+    def get_conn(self):
+        return self
+
+    def cursor(self):
+        return self
+
+    def execute(self, statement):
+        self.statement = statement
+        self.rows = self.connection.execute(statement.replace("`main`.`ml`.", ""))
+        self.description = self.rows.description
+
+    def fetchall(self):
+        return self.rows.fetchall()
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_a_table_of_databricks(monkeypatch):
+    asked = []
+    warehouse = Sqlite((1, 0), (2, 1), (3, 1))
+
+    def sql_hook(*arguments):
+        asked.append(arguments)
+        return warehouse
+
+    monkeypatch.setattr("airflow_uc_models.operators.trial_data.sql_hook", sql_hook)
+    data = TrialData.read(Evaluation(**{**ASKED, "data": "main.ml.test"}, http_path="/sql/1", max_rows=10), "dbx")
+    assert data.table.to_pydict() == {"x": [1, 2, 3], "label": [0, 1, 1]}
+    assert asked == [("dbx", "/sql/1", None)]
+    assert warehouse.statement == "SELECT * FROM `main`.`ml`.`test` LIMIT 11"
+    assert warehouse.is_closed
+    warehouse = Sqlite(*[(i, 0) for i in range(3)])
+    with pytest.raises(InputDataError, match="more than 2 rows"):
+        TrialData.read(Evaluation(**{**ASKED, "data": "main.ml.test"}, databricks_conn_id="other", max_rows=2), "dbx")
+    assert asked[-1][0] == "other"
+
+
+def test_a_table_that_cannot_be_read():
+    with pytest.raises(RegistryUnavailableError, match=r"no such table: nothing.*It needs SELECT on the table"):
+        databricks_sql.read_table(Sqlite(), "main.ml.nothing", 1)
+
+
+def test_the_hook_is_the_databricks_providers(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_DBX", '{"conn_type": "databricks", "host": "127.0.0.1", "password": "x"}')
+    hook = databricks_sql.sql_hook("dbx", None, "warehouse")
+    assert type(hook).__name__ == "DatabricksSqlHook"
+    assert callable(hook.get_conn)
+
+
+# -- what came of it
+
+
+def test_metrics_of_slices_get_the_names_that_rules_read():
+    answer = {
+        "metrics": {"f1": 0.5},
+        "slices": {"country=DE": {"metrics": {"f1": 0.6}}, "country=FR": {"error": "too few"}},
+    }
+    assert metrics_of(answer, "{metric}/{slice}") == {"f1": 0.5, "f1/country_DE": 0.6}
+    assert metrics_of(answer, "{slice}.{metric}") == {"f1": 0.5, "country_DE.f1": 0.6}
+
+
+def signature(*outputs):
+    return Signature.of_mlmodel({"signature": {"outputs": list(outputs)}})
+
+
+LONG, DOUBLE = {"type": "long"}, {"type": "double"}
+
+
+@pytest.mark.parametrize(
+    ("declared", "found", "rows", "problem"),
+    [
+        ([LONG], [LONG], (3, 3), ""),
+        ([LONG], [LONG], (None, 3), ""),
+        ([LONG], [LONG], (2, 3), "predicts 2 rows for the 3"),
+        ([LONG], [DOUBLE], (3, 3), "output 1 changes from long to double"),
+        ([LONG | {"name": "a"}], [LONG | {"name": "a"}], (3, 3), ""),
+        ([LONG | {"name": "a"}], [LONG | {"name": "b"}], (3, 3), "output 'a' is dropped; output 'b' is added"),
+        ([LONG | {"name": "a"}], [LONG | {"name": "a"}, LONG | {"name": "b"}], (3, 3), "output 'b' is added"),
+        ([], [LONG], (3, 3), "no outputs that its prediction could be checked against"),
+        ([LONG], [LONG, LONG], (3, 3), "there are 2 outputs instead of 1"),
+        ([LONG], [], (3, 3), "predicts nothing"),
+    ],
+)
+def test_the_prediction_of_an_example_is_held_to_the_signature(declared, found, rows, problem):
+    answer = {"outputs": found, "rows": rows[0], "expected_rows": rows[1]}
+    told = smoke_test_problem(answer, signature(*declared))
+    assert problem in told
+    assert bool(told) is bool(problem)
+
+
+def test_a_problem_is_told_as_it_is():
+    assert smoke_test_problem({"problem": "it broke"}, signature(LONG)) == "it broke"
