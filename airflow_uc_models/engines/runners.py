@@ -57,10 +57,10 @@ class Processes:
     """Predicts in one or several processes that have loaded the model."""
 
     processes: Sequence[ModelProcess]
-    _waiting: list[int] = field(default_factory=list)
+    _answers: list[list[Future[Predicted]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._waiting = [0] * len(self.processes)
+        self._answers = [[] for _ in self.processes]
 
     @property
     def ahead(self) -> int:
@@ -69,14 +69,11 @@ class Processes:
 
     def submit(self, rows: pa.RecordBatch, asked: Asked) -> Callable[[], Predicted]:
         """Send a batch to the process that has the least to do."""
-        index = min(range(len(self._waiting)), key=self._waiting.__getitem__)
-        self._waiting[index] += 1
+        self._answers = [[answer for answer in answers if not answer.done()] for answers in self._answers]
+        index = min(range(len(self.processes)), key=lambda number: len(self._answers[number]))
         answer = self.processes[index].submit_rows(rows, asked)
-        answer.add_done_callback(partial(self._done, index))
+        self._answers[index].append(answer)
         return answer.result
-
-    def _done(self, index: int, _: Future[Predicted]) -> None:
-        self._waiting[index] -= 1
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from airflow_uc_models.environments.messages import Message, receive, send
+from airflow_uc_models.exceptions import ModelContentError
 
 # What a task may have done here: a function of the model, a dict of plain JSON and record batches. It returns a dict,
 # or a dict and record batches.
@@ -53,10 +54,16 @@ class LoadedModel:
 
 
 def load(model: LoadedModel, arguments: dict[str, Any], batches: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG001
-    """Load the model and tell what with."""
-    import mlflow
+    """Load the model and tell what with; ModelContentError if a package of it is missing."""
+    try:
+        import mlflow
 
-    assert model.pyfunc  # noqa: S101
+        assert model.pyfunc  # noqa: S101
+    except ImportError as error:
+        raise ModelContentError(
+            f"The model needs {error.name or error}, which is not installed where it runs; its requirements.txt does "
+            "not name it, or was not followed (env_manager)."
+        ) from error
     return {"python": sys.version.split()[0], "mlflow": mlflow.__version__}
 
 
