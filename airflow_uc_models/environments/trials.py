@@ -101,10 +101,10 @@ def _types(output: Any, schema: Any) -> list[dict[str, Any]]:
 
     if schema is not None and not schema.is_tensor_spec():
         names = schema.input_names() if schema.has_input_names() else None
-        if isinstance(output, np.ndarray) or (isinstance(output, list) and not isinstance(output[:1], dict)):
-            wide = np.ndim(output) > 1 and np.shape(output)[1] == len(schema.inputs)
-            flat = np.ndim(output) == 1 or isinstance(output, list)
-            output = pd.DataFrame(output, columns=names) if wide else pd.Series(output) if flat else output
+        if isinstance(output, np.ndarray) and output.ndim > 1 and output.shape[1:] == (len(schema.inputs),):
+            output = pd.DataFrame(output, columns=names) if names else pd.Series(output.ravel())
+        elif isinstance(output, list | np.ndarray) and not isinstance(output[0], dict):
+            output = pd.Series(output if np.ndim(output) == 1 else list(output))
         if isinstance(output, pd.Series) and names:
             output = output.to_frame(names[0] if len(names) == 1 else None)
     outputs = infer_signature(None, output).outputs
