@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import uuid
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pyarrow as pa
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from support.models import tracking
 
+from airflow_uc_models.engines.runners import available_cpus
 from airflow_uc_models.environments import environment_of
+from airflow_uc_models.environments.build import Builder
+from airflow_uc_models.environments.requirements import ModelRequirements
+from airflow_uc_models.exceptions import ModelEnvironmentError
+from airflow_uc_models.operators.inference import BatchInferenceOperator
 
 # Not the one that is installed.
 PINNED = "1.8.0"
@@ -28,6 +41,10 @@ import sklearn
 
 class SklearnVersion(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
+        if (model_input["x"] == 13).any():
+            os.kill(os.getpid(), 9)
+        if (model_input["x"] < 0).any():
+            raise ValueError("x is negative")
         print("printed by the model")
         os.write(1, b"written by the model\\n")
         told = f"{sklearn.__version__} {'airflow' in sys.modules} {sorted(n for n in os.environ if 'AIRFLOW' in n)}"
@@ -57,16 +74,110 @@ def cache(tmp_path_factory):
         yield folder
 
 
-def test_a_model_runs_with_what_it_pins(pinned_model, monkeypatch, capfd):
+def test_a_model_runs_with_what_it_pins(pinned_model, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SECRET", "http://user:password@host")
     environment = environment_of(pinned_model, label="models:/a.b.c/1")
     assert environment.manager == "uv"
     assert f"the model asks for scikit-learn=={PINNED}, and this worker has " in environment.reason
-    for _ in range(2):
-        with environment.process(pinned_model) as model:
-            told = model.predict(pa.record_batch({"x": [1.0, 2.0]}))
-        assert told.to_pydict() == {"prediction": [f"{PINNED} False []"] * 2}
-    logged = capfd.readouterr().out
-    assert "printed by the model" in logged
-    assert "written by the model" in logged
-    assert logged.count("Built the environment") == 1
+    with environment.process(pinned_model) as model:
+        told = model.predict(pa.record_batch({"x": [1.0, 2.0]}))
+    assert told.to_pydict() == {"prediction": [f"{PINNED} False []"] * 2}
+
+
+@pytest.fixture(scope="module")
+def registered(pinned_model, mlflow_server) -> str:
+    """The version of the pinned model on a server."""
+    name = f"dev.tests.pinned{uuid.uuid4().hex[:8]}"
+    client = mlflow_server.client()
+    experiment_id = client.create_experiment(name)
+    with tracking(mlflow_server):
+        made = client.create_logged_model(experiment_id, name="model")
+        client.log_model_artifacts(made.model_id, str(pinned_model))
+        client.finalize_logged_model(made.model_id, "READY")
+    client.create_registered_model(name)
+    client.create_model_version(name, f"models:/{made.model_id}", model_id=made.model_id)
+    return f"models:/{name}/1"
+
+
+@pytest.fixture
+def infer(dag_runner, connection, registered, tmp_path):
+    def run(x, **options):
+        pd.DataFrame({"id": range(len(x)), "x": x}).to_parquet(tmp_path / "in.parquet")
+        paths = {"input": str(tmp_path / "in.parquet"), "registry_conn_id": connection, "model_uri": registered}
+        return dag_runner.run(partial(BatchInferenceOperator, task_id="score", **paths, **options))
+
+    return run
+
+
+def test_a_pinned_model_scores_in_two_processes(infer, tmp_path):
+    result = infer(
+        [float(n) for n in range(20, 320)] + [-1.0],
+        output=str(tmp_path / "out"),
+        mode="append",
+        batch_size="50",
+        engine_options={"workers": 2},
+        on_bad_rows="quarantine",
+        keep_columns=["id"],
+        metadata_columns=True,
+    )
+    told = result.xcom("score")
+    assert (told["rows"], told["bad_rows"], told["bad_rows_output"]) == (300, 1, str(tmp_path / "out.bad_rows"))
+    assert (told["env_manager"], told["workers"]) == ("uv", min(2, available_cpus()))
+    assert f"scikit-learn=={PINNED}" in told["env_reason"]
+    written = pd.read_parquet(tmp_path / "out")
+    assert list(written.columns) == ["id", "prediction", "model_name", "model_version", "scored_at"]
+    assert written["id"].tolist() == list(range(300))
+    assert set(written["prediction"]) == {f"{PINNED} False []"}
+    assert pd.read_parquet(tmp_path / "out.bad_rows")["reason"].tolist() == ["ValueError: x is negative"]
+
+
+def test_a_model_process_that_is_killed_fails_the_task(infer, tmp_path):
+    result = infer([1.0, 13.0, 2.0], output=str(tmp_path / "out.parquet"), batch_size=1)
+    assert result.state == "failed"
+    assert "Could not score rows 2 to 2 of " in result.output
+    assert "was killed by SIGKILL, as happens where memory runs out. Its last lines:" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+# -- building, without packages from anywhere
+
+
+def wheel(folder: Path) -> Path:
+    """Write a package of one module."""
+    file = folder / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tiny.py", "NAME = 'tiny'")
+        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    return file
+
+
+@pytest.mark.parametrize("manager", ["uv", "virtualenv"])
+def test_an_environment_has_what_is_asked_for_and_nothing_else(manager, monkeypatch, tmp_path):
+    monkeypatch.setattr(Builder, "lines", property(lambda self: self.requirements.lines))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    asked = ModelRequirements(None, (str(wheel(tmp_path)),), constraints=("tiny<2",))
+    Builder(manager, asked, "m").build(tmp_path / "environment", os.open(os.devnull, os.O_RDONLY))
+    python = tmp_path / "environment" / "bin" / "python"
+    code = "import tiny, sys, importlib.util as u; print(tiny.NAME, sys.version.split()[0], u.find_spec('airflow'))"
+    told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["tiny", sys.version.split()[0], "None"]
+
+
+@pytest.mark.parametrize("manager", ["uv"])
+def test_a_build_that_fails_is_told_without_passwords(manager, cache, monkeypatch, tmp_path, capfd):
+    for name in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "http://me:secret@127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    (tmp_path / "requirements.txt").write_text("no-such-package-at-all==1.0")
+    before = sorted(path for path in cache.iterdir() if path.is_dir())
+    with pytest.raises(ModelEnvironmentError) as error, environment_of(tmp_path, manager, "m").process(tmp_path):
+        pass
+    assert f"The environment of m could not be built: {manager} ended with" in str(error.value)
+    assert "no-such-package-at-all" in str(error.value)
+    assert "secret" not in str(error.value) + "".join(capfd.readouterr())
+    assert sorted(path for path in cache.iterdir() if path.is_dir()) == before
