@@ -37,11 +37,28 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
     The prediction is the column ``prediction``; a model that returns several columns gives them their names.
 
-    =============  ===========================================================  ======================================
-    ``engine``     scores                                                       ``input`` and ``output``
-    =============  ===========================================================  ======================================
-    ``local``      on this worker, streaming, so that memory does not grow      files; row order is kept
-    =============  ===========================================================  ======================================
+    ==============  =========================================================  =====================================
+    ``engine``      scores                                                     ``input`` and ``output``
+    ==============  =========================================================  =====================================
+    ``local``       on this worker, streaming, so that memory does not grow;   files; row order is kept
+                    in one process or several
+    ``spark``       with ``mlflow.pyfunc.spark_udf`` on a Spark session:       files or tables, as Spark reaches
+                    local, Spark Connect or Databricks Connect                 them
+    ``databricks``  in a one-time run on serverless compute of the workspace   tables, volumes, cloud storage
+    ``ai_query``    by a SQL warehouse, which asks a serving endpoint          tables
+    ==============  =========================================================  =====================================
+
+    ``engine_options``, all optional but for ``ai_query``:
+
+    * ``local``: ``workers`` (processes that have the model).
+    * ``spark``: one of ``session`` (dotted path of a function that returns one), ``master`` (such as ``local[2]``),
+      ``remote`` (``sc://host:port``), ``remote_conn_id`` (connection with the address, and the token as password) and
+      ``databricks_connect`` (True); ``conf`` (dict); ``result_type`` (Spark SQL type of the prediction, for models
+      without a signature of outputs). By default the active session, or a new one.
+    * ``databricks``: ``environment_version``, ``dependencies`` (list of further requirements), ``timeout_seconds``,
+      ``notebook_folder``, ``poll_interval`` (seconds).
+    * ``ai_query``: ``endpoint`` and ``warehouse_id``; ``timeout_seconds``, ``poll_interval``. The endpoint must serve
+      the version that ``model_uri`` names, and no other.
 
     What an engine cannot do is refused before anything is asked of anybody.
 
@@ -52,15 +69,21 @@ class BatchInferenceOperator(ModelRegistryOperator):
     Raises: no such version or alias, or one that is not READY; no signature; an input that is missing, unreadable, or
     does not fit the signature; files with different columns in one folder; a model that fails on a row.
 
+    Models that look their features up (databricks-feature-engineering) are scored by the engine ``databricks`` only,
+    with ``score_batch``.
+
     Privileges: Unity Catalog: EXECUTE on the model, USE CATALOG and USE SCHEMA above it. MLflow basic auth: READ.
-    Registries: all.
+    ``databricks``: also SELECT on the input table, CREATE TABLE in the output's schema or MODIFY on the output, and
+    serverless compute; ``ai_query``: these on both tables, CAN USE on the warehouse, CAN QUERY on the endpoint.
+    Registries: all; ``databricks`` and ``ai_query`` take models in Unity Catalog on Databricks only.
 
     :param model_uri: ``models:/catalog.schema.model@alias`` or ``models:/catalog.schema.model/version``
         (str, templated)
     :param input: a file, a folder of files of one kind, the URI of either as ObjectStoragePath takes it, such as
         ``s3://conn_id@bucket/folder``, or a table, as the engine takes it (str, templated as ``input_path``)
     :param output: path, URI or table to write, not in the input folder; for the engine ``local`` a Parquet file ending
-        in ``.parquet``, or a folder if ``mode`` is ``append`` (str, templated as ``output_path``)
+        in ``.parquet``, or a folder if ``mode`` is ``append``; ``a.b`` and ``a.b.c`` name tables, ``./a.b`` a file
+        (str, templated as ``output_path``)
     :param engine: where to score, see above (str, templated)
     :param engine_options: what only this engine knows (dict, templated)
     :param env_manager: where the model's packages come from: ``local`` is this worker's own, ``uv`` and
