@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from airflow_uc_models.emulator.privileges import Principal
 
@@ -32,13 +33,16 @@ class ServingEndpoint:
     """An endpoint.
 
     :param versions: what it serves: names of models with versions
+    :param is_ready: it answers
     :param users: who may look at it; None for all
+    :param traffic: percentages of the requests, one for each version; None if there is one only
     """
 
     name: str
     versions: Sequence[tuple[str, int]]
     is_ready: bool = True
     users: Sequence[str] | None = None
+    traffic: Sequence[int] | None = None
 
 
 class Endpoints:
@@ -47,11 +51,9 @@ class Endpoints:
     def __init__(self) -> None:
         self.by_name: dict[str, ServingEndpoint] = {}
 
-    def add(
-        self, name: str, *versions: tuple[str, int], is_ready: bool = True, users: Sequence[str] | None = None
-    ) -> None:
-        """Make an endpoint that serves these model versions."""
-        self.by_name[name] = ServingEndpoint(name, versions, is_ready, users)
+    def add(self, name: str, *versions: tuple[str, int], **options: Any) -> None:
+        """Make an endpoint that serves these model versions; options are the other fields of ServingEndpoint."""
+        self.by_name[name] = ServingEndpoint(name, versions, **options)
 
     def clear(self) -> None:
         """Forget all."""

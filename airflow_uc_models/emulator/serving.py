@@ -39,7 +39,12 @@ class Serving:
             for model, version in found.versions
         ]
         state = {"ready": "READY" if found.is_ready else "NOT_READY", "config_update": "NOT_UPDATING"}
-        return {"name": name, "state": state, "config": {"served_entities": entities, "config_version": 1}}
+        config: dict[str, Any] = {"served_entities": entities, "config_version": 1}
+        if found.traffic is not None:
+            shares = zip(entities, found.traffic, strict=True)
+            routes = [{"served_model_name": item["name"], "traffic_percentage": share} for item, share in shares]
+            config["traffic_config"] = {"routes": routes}
+        return {"name": name, "state": state, "config": config}
 
     @route(
         "GET",

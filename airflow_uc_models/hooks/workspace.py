@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airflow_uc_models.exceptions import ConnectionConfigError
+from airflow_uc_models.exceptions import ConnectionConfigError, RegistryUnavailableError
 from airflow_uc_models.hooks.auth import USER_AGENT, DatabricksAuth
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.mlflow_session import as_registry_error
@@ -77,7 +77,10 @@ def served_versions(endpoint: Endpoint, name: str) -> list[tuple[str, str]]:
     """Return the models that a serving endpoint answers with, and their versions."""
     client = workspace_client(endpoint)
     with workspace_errors(f"look at the serving endpoint {name}", endpoint, f"CAN VIEW on the endpoint {name}"):
-        config = client.serving_endpoints.get(name).config
+        found = client.serving_endpoints.get(name)
+    config, ready = found.config, found.state.ready if found.state else None
+    if ready is not None and ready.value != "READY":
+        raise RegistryUnavailableError(f"The serving endpoint {name} is not ready ({ready.value}).")
     routes = (config and config.traffic_config and config.traffic_config.routes) or []
     idle = {route.served_model_name for route in routes if not route.traffic_percentage}
     entities = [entity for entity in (config and config.served_entities) or [] if entity.name not in idle]

@@ -76,6 +76,7 @@ def sent(workspace):
 def test_answers_go_through_a_table_of_their_own_into_the_output(serving, score, deferrable) -> None:
     result = score(deferrable=deferrable, keep_columns=["id"], metadata_columns=True)
     assert result.state == "success"
+    assert ("Pausing task as DEFERRED" in result.output) is deferrable
     asked, counted, published, dropped = sent(serving)
     assert asked == (
         "CREATE OR REPLACE TABLE STAGING AS SELECT `id`, ai_query('fraud', named_struct('f0', CAST(`f0` AS DOUBLE), "
@@ -232,6 +233,21 @@ def test_the_endpoint_must_serve_the_version_and_no_other(serving, score, is_ser
     assert (result.state, result.ti("score").try_number) == ("failed", 1)
     assert f"The endpoint fraud serves models:/{'prod.ml_team.fraud/2' if is_served_later else NAME}" in result.output
     assert not [text for text in sent(serving) if "`scored` AS" in text]
+
+
+def test_versions_without_traffic_do_not_matter(serving, score) -> None:
+    serving.endpoints.add("fraud", (NAME, 1), (NAME, 2), traffic=[100, 0])
+    assert score().state == "success"
+    serving.endpoints.add("fraud", (NAME, 1), (NAME, 2), traffic=[90, 10])
+    result = score()
+    assert f"serves models:/{NAME}/1, models:/{NAME}/2, not models:/{NAME}/1 alone" in result.output
+
+
+def test_an_endpoint_that_is_not_ready_is_a_matter_for_retries(serving, score) -> None:
+    serving.endpoints.add("fraud", (NAME, 1), is_ready=False)
+    result = score(default_args=RETRY)
+    assert (result.state, result.ti("score").try_number) == ("failed", 3)
+    assert "fraud is not ready (NOT_READY)" in result.output
 
 
 def test_a_killed_task_cancels_its_statement(serving, score) -> None:

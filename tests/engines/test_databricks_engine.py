@@ -72,6 +72,7 @@ def test_a_run_scores(workspace, score, deferrable) -> None:
         on_bad_rows="quarantine",
     )
     assert result.state == "success"
+    assert ("Pausing task as DEFERRED" in result.output) is deferrable
     [run] = workspace.runs
     xcom = result.xcom("score")
     assert (
