@@ -12,7 +12,7 @@ from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 
 from airflow_uc_models.approvals import PENDING, STATUS_TAG, Answer, ApprovalRequest
-from airflow_uc_models.compat import AirflowFailException
+from airflow_uc_models.compat import AirflowFailException, AirflowSkipException
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.events import MODEL_VERSION_TAG_SET
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
@@ -65,7 +65,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     :param subject: the headline; by default it names the version (str, templated)
     :param body: Markdown that is shown above all else (str, templated)
     :param fail_on_reject: a rejection fails the task; if off, the task succeeds and the tasks directly downstream are
-        skipped (bool)
+        skipped, or if it is mapped or in a mapped task group, it is skipped itself (bool)
     :param response_timeout: how long to wait for an answer (timedelta, or seconds); by default for ever
     """
 
@@ -173,6 +173,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         self.tell(context, MODEL_VERSION_TAG_SET, name, *details)
         self._emit(context)
         _keep(context, None)
+        if not (answer.approved or self.fail_on_reject) and context["ti"].map_index not in (None, -1):
+            # Airflow cannot skip what is downstream of one of many, and would run it: a gate passed by accident.
+            raise AirflowSkipException(f"{name}/{number} was rejected by {answer.by} at {answer.at}")
         try:
             super().execute_complete(context, event)  # skips after a rejection
         except HITLRejectException:

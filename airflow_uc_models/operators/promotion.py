@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import XComArg, chain, task_group
 
 from airflow_uc_models.approvals import cell
@@ -25,6 +24,7 @@ from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.retention import search_versions
 from airflow_uc_models.registry.undo import undo_move
+from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -35,18 +35,11 @@ _SUCCESS, _SKIPPED = "success", "skipped"
 _SAME_FOR_ALL = ("approval", "fail_on_rejection", "registry_conn_id")
 
 
-class _ValidateCandidate(ValidateModelVersionOperator, SkipMixin):
-    """Find the candidate and where it goes, and judge it against the champion there; skip the rest if it is refused.
-
-    :param skip_on_rejection: succeed and skip what comes next, instead of failing
-    """
+class _ValidateCandidate(ValidateModelVersionOperator):
+    """Find the candidate and where it goes, and judge it against the champion there; skip if it is rejected."""
 
     custom_operator_name = "ValidateModelVersionOperator"
-    inherits_from_skipmixin = True
-    template_fields: Sequence[str] = (
-        *ValidateModelVersionOperator.template_fields,
-        "destination_catalog",
-    )
+    template_fields: Sequence[str] = (*ValidateModelVersionOperator.template_fields, "destination_catalog")
 
     def __init__(self, *, destination_catalog: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -57,6 +50,8 @@ class _ValidateCandidate(ValidateModelVersionOperator, SkipMixin):
         ti = context["ti"]
         self.champion_model_name = self._destination()
         self.version = self.hook.run(self._candidate(self.hook.registry))
+        # Also where judging fails: who comes last tells what was not promoted.
+        publish(context, {"name": self.hook.registry.normalize(self.model_name), "version": self.version})
         ti.xcom_push(key="destination_model_name", value=self.champion_model_name)
         note = f"Once approved, it becomes **{cell(self.champion_alias)}** of **{cell(self.champion_model_name)}**."
         ti.xcom_push(key="note", value=note)
@@ -65,9 +60,9 @@ class _ValidateCandidate(ValidateModelVersionOperator, SkipMixin):
         # 0: there was none. What the alias is moved from, and rolled back to.
         ti.xcom_push(key="champion_version", value=champion["version"] if champion else 0)
         if not verdict["approved"]:
-            self.log.info("%s/%s is rejected: what comes next is skipped", verdict["name"], verdict["version"])
             ti.xcom_push(key="return_value", value=verdict)
-            self.skip(ti, context["task"].get_direct_relatives(upstream=False))
+            # Not by SkipMixin: of mapped task groups, Airflow 3.3 would run the tasks that it skips.
+            raise AirflowSkipException(f"{verdict['name']}/{verdict['version']} is rejected.")
         return verdict
 
     def _destination(self) -> str:
@@ -143,8 +138,8 @@ class _FinishPromotion(ModelRegistryOperator):
         verdict = self._xcom(context, "validate", "verdict") or {}
         outcome = {
             "promoted": False,
-            "model_name": verdict.get("name"),
-            "version": verdict.get("version"),
+            "model_name": self._xcom(context, "validate", "name"),
+            "version": self._xcom(context, "validate", "version"),
             "alias": self.alias,
             "destination_model_name": self._xcom(context, "copy", "name"),
             "destination_version": self._xcom(context, "copy", "version"),
@@ -155,8 +150,7 @@ class _FinishPromotion(ModelRegistryOperator):
         broken = [step for step, state in states.items() if state not in (_SUCCESS, _SKIPPED)]
         moved = states["set_alias"] not in (None, "upstream_failed", _SKIPPED)
         what = "; ".join(verdict.get("reasons", [])) if not verdict.get("approved", True) else ""
-        what = what or ", ".join(f"{step} is {state}" for step, state in states.items() if state != _SUCCESS)
-        what = f"{outcome['model_name']}/{outcome['version']} was not promoted: {what}."
+        what = f"{outcome['model_name']}/{outcome['version']} was not promoted: {what or _told(states)}."
         if moved:
             what = f"{what} {self._undo(context, outcome)}"
         outcome["reason"] = what
@@ -211,6 +205,12 @@ class _FinishPromotion(ModelRegistryOperator):
         step = step if step in self.steps else "validate"
         map_index = -1 if ti.map_index is None else ti.map_index
         return ti.xcom_pull(task_ids=self.steps[step], key=key, map_indexes=map_index)
+
+
+def _told(states: Mapping[str, str | None]) -> str:
+    """Return the states that tell what went wrong; the others follow from them."""
+    odd = {step: state for step, state in states.items() if state not in (_SUCCESS, "upstream_failed", _SKIPPED)}
+    return ", ".join(f"{step} is {state}" for step, state in (odd or states).items() if state != _SUCCESS)
 
 
 @task_group(group_id="promote_model")

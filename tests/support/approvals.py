@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,12 @@ ANN = {"id": "7", "name": "ann"}
 
 
 @contextmanager
-def answering(*answers: str | None, user: Mapping[str, str] = ANN) -> Generator[list[dict[str, Any]], None, None]:
+def answering(
+    *answers: str | None, user: Mapping[str, str] = ANN, before: Callable[[], Any] = lambda: None
+) -> Generator[list[dict[str, Any]], None, None]:
     """Answer each required action that comes up, in this order; None is a time-out. Yields what was asked.
 
-    The options go in as given, also wrong ones: the API of Airflow before 3.3 lets them pass.
+    :param before: called while a task waits, before it is answered
     """
     asked: list[dict[str, Any]] = []
     done = threading.Event()
@@ -22,8 +24,8 @@ def answering(*answers: str | None, user: Mapping[str, str] = ANN) -> Generator[
     def work() -> None:
         try:
             for answer in answers:
-                while not _answer(answer, user, asked):
-                    if done.wait(0.1):
+                while not _try(lambda answer=answer: _answer(answer, user, asked, before)):
+                    if done.wait(0.2):
                         return
         except BaseException:
             _fail_all()  # or the Dag would wait for ever
@@ -38,6 +40,16 @@ def answering(*answers: str | None, user: Mapping[str, str] = ANN) -> Generator[
         worker.join()
 
 
+def _try(work: Callable[[], bool]) -> bool:
+    """Do it, unless the Dag, which runs in another thread, has locked the database."""
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        return work()
+    except OperationalError:
+        return False
+
+
 def _fail_all() -> None:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -47,7 +59,9 @@ def _fail_all() -> None:
         session.execute(update(TaskInstance).where(TaskInstance.state == "awaiting_input").values(state="failed"))
 
 
-def _answer(answer: str | None, user: Mapping[str, str], asked: list[dict[str, Any]]) -> bool:
+def _answer(
+    answer: str | None, user: Mapping[str, str], asked: list[dict[str, Any]], before: Callable[[], Any]
+) -> bool:
     """Answer one that waits; whether there was one."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
@@ -60,10 +74,12 @@ def _answer(answer: str | None, user: Mapping[str, str], asked: list[dict[str, A
         detail = session.scalars(query.where(HITLDetail.responded_at.is_(None), waits)).first()
         if detail is None:
             return False
+        before()
         ti = session.get(TaskInstance, detail.ti_id)
         said = ("subject", "body", "options", "defaults", "params", "assignees")
-        asked.append({"map_index": ti.map_index, **{key: getattr(detail, key) for key in said}})
+        shown = {"map_index": ti.map_index, **{key: getattr(detail, key) for key in said}}
         _respond(detail, ti, answer, user, session)
+    asked.append(shown)
     return True
 
 
