@@ -76,6 +76,8 @@ ROWS = (
     Row("DeleteRegisteredModelTagsOperator", "", _TAG),
     Row("SetModelVersionTagsOperator", "", _TAG),
     Row("DeleteModelVersionTagsOperator", "", _TAG),
+    Row("ApproveModelVersionOperator", "", _TAG),
+    Row("SetModelVersionApprovalTagOperator", "", _TAG),
     Row("ValidateModelVersionOperator", "the champion is of another model", _VALIDATE),
     Row("BranchOnModelValidationOperator", "the champion is of another model", _VALIDATE),
     Row("ShortCircuitOnModelValidationOperator", "the champion is of another model", _VALIDATE),

@@ -68,9 +68,9 @@ def run_example(dag_bag, dag_runner, connection, tmp_path):
 
 
 def test_all_load_without_errors(dag_bag):
-    """Those that watchers start have tests of their own."""
+    """Those that watchers start, and those that wait for approval, have tests of their own."""
     assert dag_bag.import_errors == {}
-    watching = ("example_asset_watcher", "example_webhook_")
+    watching = ("example_asset_watcher", "example_webhook_", "example_manual_approval")
     assert {dag_id for dag_id in dag_bag.dags if not dag_id.startswith(watching)} == set(EDGES)
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pandas as pd
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
+from support.approvals import answering
 from support.databricks import connection_json
 from support.databricks_tasks import Scene, make
 from support.models import save_model
@@ -113,7 +114,8 @@ def test_with_exactly_these_privileges_each_task_succeeds(dag_runner, stage):
             task = stage.task(row, scene, stage.connect(f"t{number}", row.on(scene.names)))
             tasks[task.task_id].append(row)
 
-    result = dag_runner.run(define)
+    with answering("Approve"):
+        result = dag_runner.run(define)
     assert {task_id: result.task_state(task_id) for task_id in tasks} == dict.fromkeys(tasks, "success"), stage.errors
     search = next(f"t{number}" for number, row in enumerate(ROWS) if row.filters)
     assert [model["name"] for model in result.xcom(search)] == [f"dev.ml_team.m{search[1:]}"]

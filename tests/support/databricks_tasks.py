@@ -123,6 +123,8 @@ _OPTIONS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "DeleteRegisteredModelTagsOperator": _model(keys=["old"]),
     "SetModelVersionTagsOperator": _model(version=2, tags={"new": "1"}),
     "DeleteModelVersionTagsOperator": _model(version=2, keys=["old"]),
+    "ApproveModelVersionOperator": _model(version=2),
+    "SetModelVersionApprovalTagOperator": _model(version=2, tag="approval"),
     "ValidateModelVersionOperator": _validation(),
     "BranchOnModelValidationOperator": _validation(follow_if_approved="after_branch"),
     "ShortCircuitOnModelValidationOperator": _validation(),

@@ -1,0 +1,313 @@
+"""promote_model on a real MLflow server: all of it or nothing, for one model and for many."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, task
+from support.approvals import answering
+from support.registry import aliases, make_versions
+
+from airflow_uc_models.approvals import cell
+from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.operators.promotion import promote_model
+from airflow_uc_models.policies import MetricRule, PromotionPolicy
+from airflow_uc_models.registry.aliases import move_alias
+from airflow_uc_models.registry.undo import undo_move
+
+POLICY = PromotionPolicy(
+    metrics=[MetricRule("accuracy", min=0.5, min_gain=0)], require_signature=False, compatible_signature=False
+)
+STEPS = ("validate", "copy", "set_alias", "set_tags", "finish")
+DONE = dict.fromkeys(STEPS, "success")
+REFUSED = {"validate": "failed", **dict.fromkeys(STEPS[1:4], "upstream_failed"), "finish": "failed"}
+
+
+@pytest.fixture
+def client(mlflow_server):
+    return mlflow_server.client()
+
+
+@pytest.fixture
+def schema():
+    return f"s{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def add(client, schema):
+    """Make versions that have metrics and no files: add("fraud", 0.8, 0.9), or with catalog="prod"."""
+    experiment = client.create_experiment(f"promotion-{schema}")
+
+    def make(model, *accuracies, catalog="dev", champion=False):
+        name = f"{catalog}.{schema}.{model}"
+        client.create_registered_model(name)
+        for accuracy in accuracies:
+            run = client.create_run(experiment).info.run_id
+            client.log_metric(run, "accuracy", accuracy)
+            client.create_model_version(name, f"runs:/{run}/model", run_id=run)
+        if champion:
+            client.set_registered_model_alias(name, "Champion", "1")
+        return name
+
+    return make
+
+
+@pytest.fixture
+def champion(client, schema):
+    """Where a model's alias points, and what its history says."""
+
+    def read(model, catalog="prod"):
+        found = client.get_registered_model(f"{catalog}.{schema}.{model}")
+        version = found.aliases.get("Champion")
+        return version and int(version), found.tags.get("airflow_alias_history_Champion")
+
+    return read
+
+
+def states(result, map_index=-1, steps=STEPS):
+    found = {step: result.ti(f"promote_model.{step}", map_index).state for step in steps}
+    return {step: str(getattr(state, "value", state)) for step, state in found.items()}
+
+
+def on_step(finish: Any, step: str, callback: Any, **when: Any) -> None:
+    """Do something to the registry when a step begins."""
+    finish.dag.get_task(f"promote_model.{step}").on_execute_callback = [lambda context: callback(context["ti"])]
+
+
+def test_one_model_is_promoted(dag_runner, connection, add, champion, client, schema):
+    add("fraud", 0.9, 0.95)
+
+    def define():
+        @task
+        def after(outcome):
+            return outcome["destination_version"]
+
+        done = promote_model(
+            model_name=f"dev.{schema}.fraud",
+            destination_catalog="prod",
+            policy=POLICY,
+            tags={"team": "risk"},
+            registry_conn_id=connection,
+        )
+        after(done.output)
+
+    result = dag_runner.run(define)
+    assert (result.state, states(result)) == ("success", DONE)
+    assert result.xcom("promote_model.finish") == {
+        "promoted": True,
+        "model_name": f"dev.{schema}.fraud",
+        "version": 2,  # the newest
+        "alias": "Champion",
+        "destination_model_name": f"prod.{schema}.fraud",
+        "destination_version": 1,
+        "previous_version": None,
+    }
+    assert result.xcom("after") == 1
+    assert champion("fraud") == (1, "1")
+    tags = client.get_model_version(f"prod.{schema}.fraud", "1").tags
+    assert (tags["team"], tags["promoted_by"]) == ("risk", result.dag_run.dag_id)
+    assert tags["promoted_in_run"] == result.dag_run.run_id
+    assert "accuracy is 0.95, at least 0.5 is asked" in tags["promoted_because"]
+
+
+def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
+    dag_runner, connection, add, champion, client, schema
+):
+    """Each model meets another misfortune, in one run; the list of models comes from an upstream task."""
+    bad = {"tags": {"no!key": "x"}}
+    stories = {
+        "fine": {},
+        "new": bad,  # there was no champion
+        "old": bad,
+        "moved": bad,  # somebody moves the alias after us
+        "died": {},  # the worker dies after the move
+        "overtaken": {},  # another champion since the validation
+        "poor": {},
+        "missing": {"version": 7},
+    }
+    items = []
+    for model, options in stories.items():
+        items.append({"model_name": add(model, {"poor": 0.4}.get(model, 0.9)), **options})
+    for model in set(stories) - {"fine", "new"}:
+        add(model, 0.8, 0.8, catalog="prod", champion=True)
+
+    def move(model):
+        def before(ti):
+            if items[ti.map_index]["model_name"].endswith(model):
+                client.set_registered_model_alias(f"prod.{schema}.{model}", "Champion", "2")
+
+        return before
+
+    def after_alias(context, result):
+        if result["name"].endswith("died"):
+            raise RuntimeError("as if the worker had died")
+
+    def define():
+        @task
+        def models():
+            return items
+
+        group = promote_model.partial(destination_catalog="prod", policy=POLICY, registry_conn_id=connection)
+        finish = group.expand_kwargs(models())
+        on_step(finish, "set_tags", move("moved"))
+        on_step(finish, "set_alias", move("overtaken"))
+        finish.dag.get_task("promote_model.set_alias")._post_execute_hook = after_alias
+        finish >> EmptyOperator(task_id="after")
+
+    result = dag_runner.run(define)
+    found = {model: states(result, index) for index, model in enumerate(stories)}
+    outcome = {model: result.xcom("promote_model.finish", map_index=i) for i, model in enumerate(stories)}
+    assert result.state == "failed"
+    assert result.task_state("after") == "upstream_failed"
+
+    assert found["fine"] == DONE
+    assert champion("fine") == (1, "1")
+
+    untagged = {**DONE, "set_tags": "failed", "finish": "failed"}
+    assert (found["new"], found["old"], found["moved"]) == (untagged, untagged, untagged)
+    assert champion("new") == (None, None)
+    assert "is gone as before" in outcome["new"]["reason"]
+    assert champion("old") == (1, "1")
+    assert "set_tags is failed. Alias 'Champion' of" in outcome["old"]["reason"]
+    assert "points to version 1 as before" in outcome["old"]["reason"]
+    assert champion("moved")[0] == 2
+    assert "points to version 2, to which this run did not move it" in outcome["moved"]["reason"]
+
+    stopped = {**DONE, "set_alias": "failed", "set_tags": "upstream_failed", "finish": "failed"}
+    assert (found["died"], found["overtaken"]) == (stopped, stopped)
+    assert champion("died") == (1, "1")
+    assert champion("overtaken")[0] == 2
+
+    assert (found["poor"], found["missing"]) == (REFUSED, REFUSED)
+    assert "poor/1 was not promoted: accuracy is 0.4, at least 0.5 is asked; " in outcome["poor"]["reason"]
+    assert champion("poor") == (1, None)
+    assert not any(item["promoted"] for model, item in outcome.items() if model != "fine")
+
+
+def test_refused_models_may_be_skipped(dag_runner, connection, add, champion, schema):
+    """By the policy, by an approver, by a time-out; where it is, without a copy."""
+    names = [add(model, 0.4 if model == "poor" else 0.9) for model in ("poor", "fine", "no", "late")]
+
+    def define():
+        group = promote_model.partial(
+            policy=POLICY, approval={"response_timeout": 60}, fail_on_rejection=False, registry_conn_id=connection
+        )
+        group.expand(model_name=names) >> EmptyOperator(task_id="after")
+
+    with answering("Approve", "Reject", None) as asked:
+        result = dag_runner.run(define)
+    steps = ("validate", "approve", "set_alias", "set_tags", "finish")
+    found = [tuple(states(result, index, steps).values()) for index in range(4)]
+    approved, no, late = (item["map_index"] for item in asked)  # in the order of the answers
+    done, skipped = ("success",), ("skipped",)
+    assert found[0] == skipped * 5
+    assert found[approved] == done * 5
+    assert found[no] == found[late] == done + skipped * 4
+    assert (result.state, result.task_state("after")) == ("success", "skipped")
+    assert [champion(name.rpartition(".")[2], "dev")[0] for name in names].index(1) == approved
+    assert result.xcom("promote_model.finish", map_index=no)["promoted"] is False
+    assert f"it becomes **Champion** of **{cell(names[approved])}**" in asked[0]["body"]
+
+
+def test_a_promotion_that_was_taken_back_is_not_confirmed(dag_runner, connection, add, champion, client, schema):
+    """As when only set_tags is cleared after finish had rolled the alias back."""
+    add("fraud", 0.9)
+    add("fraud", 0.8, catalog="prod", champion=True)
+
+    def define():
+        finish = promote_model(
+            model_name=f"dev.{schema}.fraud", destination_catalog="prod", policy=POLICY, registry_conn_id=connection
+        )
+        back = lambda ti: client.set_registered_model_alias(f"prod.{schema}.fraud", "Champion", "1")  # noqa: E731
+        on_step(finish, "finish", back)
+
+    result = dag_runner.run(define)
+    assert (result.state, states(result)) == ("failed", {**DONE, "finish": "failed"})
+    assert "Clear the whole group" in result.output
+
+
+def test_no_list_no_promotion(dag_runner, connection):
+    def define():
+        @task
+        def models():
+            raise RuntimeError("no list")
+
+        promote_model.partial(policy=POLICY, registry_conn_id=connection).expand(model_name=models())
+
+    assert dag_runner.run(define).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: promote_model(model_name="a.b.c", policy=POLICY, approval="yes"), "approval is True, False or a dict"),
+        (lambda: promote_model.partial(policy=POLICY).expand(approval=[True]), "give it to partial"),
+        (lambda: promote_model.partial(policy=POLICY).expand_kwargs([{"modelname": "a.b.c"}]), "no parameter 'modeln"),
+        (lambda: promote_model(model_name="a.b.c", policy=POLICY, fail_on_rejection=None), "is True or False"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Partial task group")
+def test_mistakes_are_found_when_the_dag_is_parsed(make, message):
+    with DAG("mistaken", schedule=None), pytest.raises(InvalidArgumentError, match=message):
+        make()
+
+
+def test_mistakes_that_only_a_run_shows(dag_runner, connection, add, schema):
+    add("empty")
+    common = {"policy": POLICY, "registry_conn_id": connection}
+
+    def define():
+        promote_model.override(group_id="both")(
+            model_name="a.b.c", destination_catalog="prod", destination_model_name="prod.x.y", **common
+        )
+        promote_model.override(group_id="none")(model_name=f"dev.{schema}.empty", **common)
+
+    result = dag_runner.run(define)
+    assert result.state == "failed"
+    assert "Give destination_model_name or destination_catalog, not both." in result.output
+    assert f"dev.{schema}.empty has no READY version to promote." in result.output
+
+
+def test_parameters_show_in_the_signature():
+    import inspect
+
+    assert list(inspect.signature(promote_model).parameters)[:3] == ["model_name", "policy", "version"]
+    for name in inspect.signature(promote_model).parameters:
+        assert f"    * {name}: " in type(promote_model).__doc__
+
+
+@pytest.mark.parametrize("previous", [1, None])
+def test_an_undo_that_is_cut_off_anywhere_is_finished_by_the_next(connection, mlflow_server, model_name, previous):
+    client = make_versions(mlflow_server, model_name, 2)
+    hook = ModelRegistryHook(connection)
+    undo = {"version": 2, "previous": previous}
+
+    def cut(after):
+        requests = undo_move(hook.registry, model_name, "Champion", "key", **undo)
+        response, count = None, 0
+        while True:
+            try:
+                request = requests.send(response)
+            except StopIteration:
+                return False
+            if count == after:
+                requests.close()
+                return True
+            response = yield request
+            count += 1
+
+    for after in range(40):
+        for version in filter(None, (previous, 2)):
+            hook.run(move_alias(hook.registry, model_name, "Champion", version))
+        was_cut = hook.run(cut(after))
+        assert hook.run(undo_move(hook.registry, model_name, "Champion", "key", **undo)) == previous
+        model = client.get_registered_model(model_name)
+        assert aliases(client, model_name) == ({"Champion": previous} if previous else {})
+        assert model.tags.get("airflow_alias_history_Champion") == (str(previous) if previous else None)
+        if not was_cut:
+            break
+    assert after > 3
