@@ -15,13 +15,14 @@ COLUMNS = [f"f{i}" for i in range(4)]
 
 
 def rows(count: int = 200, seed: int = 7) -> Any:
-    """A DataFrame of features, a country and the label f0 > 0.5."""
+    """A DataFrame of features, the label f0 > 0.5, and a country; all rows of FR have the same label."""
     import numpy as np
     import pandas as pd
 
     random = np.random.default_rng(seed)
     frame = pd.DataFrame(random.random((count, len(COLUMNS))), columns=COLUMNS)
-    return frame.assign(country=random.choice(["DE", "FR"], count), label=(frame["f0"] > 0.5).astype(int))
+    label = (frame["f0"] > 0.5).astype(int)
+    return frame.assign(country=np.where((label == 1) & (random.random(count) > 0.5), "FR", "DE"), label=label)
 
 
 def write_rows(path: Path) -> Path:

@@ -168,6 +168,15 @@ def test_columns_that_make_no_slices(read):
         read(alike.drop_columns("y"), slices=["x"]).given_to(None, "m")
 
 
+def test_csv_files(tmp_path):
+    for i in range(2):
+        (tmp_path / f"part-{i}.csv").write_text(f"x,amount,label\n{i},1.5,0\n{i},2,1\n")
+    data = TrialData.read(Evaluation(**{**ASKED, "data": str(tmp_path)}), "unused")
+    [batch], arguments = data.given_to(SIGNATURE, "m")
+    assert batch.to_pydict() == {"x": [0.0, 0.0, 1.0, 1.0], "amount": [1.5, 2.0] * 2, "label": [0, 1] * 2}
+    assert arguments["evaluator_config"]["label_list"] == [0, 1]
+
+
 class Sqlite:
     """The edge to a warehouse: a DB-API connection of another database, which takes the same statement."""
 
