@@ -193,6 +193,7 @@ def _batches_of(spark: Any, rows: int | None) -> Iterator[None]:
 @contextmanager
 def _explained(job: InferenceJob) -> Iterator[None]:
     """Turn Spark's errors into ours, in few words; Spark has logged the rest."""
+    from py4j.protocol import Py4JError
     from pyspark.errors import AnalysisException, PySparkException
 
     try:
@@ -201,6 +202,8 @@ def _explained(job: InferenceJob) -> Iterator[None]:
         raise InvalidArgumentError(str(error)) from error
     except AnalysisException as error:
         raise InputDataError(f"Spark cannot read {job.input} or write {job.output}: {_first(error)}") from error
+    except Py4JError as error:  # also the text of such an error is asked of Java, which may be gone
+        raise PredictionError(f"Spark ended before {job.input} was scored; its log tells why.") from error
     except PySparkException as error:
         text = str(error)
         if raised := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE|\n|$)", text):

@@ -86,9 +86,7 @@ def spark_session(job: InferenceJob, hook: ModelRegistryHook) -> Iterator[tuple[
         return
     make = _maker(options, hook)
     if make is None:
-        from pyspark.sql import SparkSession
-
-        if (active := SparkSession.getActiveSession()) is not None:
+        if (active := _active()) is not None:
             yield active, True
             return
         make = _classic
@@ -105,6 +103,15 @@ def spark_session(job: InferenceJob, hook: ModelRegistryHook) -> Iterator[tuple[
         for name in [name for name in os.environ if _OURS.match(name)]:
             del os.environ[name]
         os.environ.update(before)
+
+
+def _active() -> Any:
+    """Return the session that this process has, on whatever thread."""
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    has_one = SparkContext._active_spark_context is not None  # noqa: SLF001
+    return SparkSession.builder.getOrCreate() if has_one else SparkSession.getActiveSession()
 
 
 def _made(make: Callable[[dict[str, str]], Any], options: Mapping[str, Any]) -> Any:

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
-
-_SESSIONS = []
-
-
-def given_session():
-    """What engine_options={"session": ...} names."""
-    return _SESSIONS[-1]
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +35,7 @@ def spark(tmp_path_factory):
         for key, value in conf.items():
             builder = builder.config(key, value)
         session = builder.getOrCreate()
-    _SESSIONS.append(session)
     yield session
-    _SESSIONS.pop()
     session.stop()
     gateway = SparkContext._gateway
     gateway.shutdown()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from airflow_uc_models.engines import spark_job
 from airflow_uc_models.engines.spark_plan import JobError
+from airflow_uc_models.engines.spark_script import script
 
 pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
 
@@ -106,6 +110,19 @@ def test_scores_files_and_tells_their_origin(run, tmp_path):
     assert set(found["model_version"]) == {3}
     assert set(found["scored_at"]) == {pd.Timestamp("2026-01-02T03:04:05.000006")}
     assert names(tmp_path) == ["in.parquet", "out"]
+
+
+def test_the_shipped_script_stands_alone(spark, models, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0, -2.0])
+    main = types.ModuleType("__main__")
+    exec(compile(script(), "script.py", "exec"), main.__dict__)  # with its functions sent by value, as from a notebook
+    params = {"model_path": models[Doubler], "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out")}
+    params |= {"key": OWN, "model_name": "m", "model_version": 1, "scored_at": "2026-01-02T03:04:05+00:00"}
+    params |= {"on_bad_rows": "quarantine", "bad_rows_output": str(tmp_path / "out.bad_rows")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", main)
+        assert main.run(spark, params) == {"rows": 1, "bad_rows": 1}
+    assert "airflow_uc_models" not in "".join(line for line in script().splitlines() if "import" in line)
 
 
 def test_several_results_are_columns(run, tmp_path):
