@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import environment_of
 from airflow_uc_models.evaluation import Evaluation
-from airflow_uc_models.exceptions import PredictionError
+from airflow_uc_models.exceptions import PredictionError, UnsupportedOperationError
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.trial_data import TrialData
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_uc_models.environments.process import ModelProcess
 
 log = logging.getLogger(__name__)
+
+_MOST_TEXT = 1_000
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Trials:
             assert self.data  # noqa: S101 - what is wrong with it is told before models are downloaded
         with tempfile.TemporaryDirectory(prefix="validated-model-", ignore_cleanup_errors=True) as place:
             folder = download_version(self.hook, version, Path(place) / "model")
-            signature = Signature.of_mlmodel(read_mlmodel(folder))
+            mlmodel = read_mlmodel(folder)
+            refuse_lookups(mlmodel, version.uri)
+            signature = Signature.of_mlmodel(mlmodel)
             environment = environment_of(folder, self.policy.env_manager, version.uri)
             with environment.process(folder) as process:
                 if smoke_test:
@@ -88,7 +93,7 @@ class Trials:
             answer = process.submit("evaluate", arguments, batches).result().head
         except PredictionError as error:
             log.warning("%s could not be evaluated on %s: %s", version.uri, data.name, error)
-            return _unmeasured(facts, f"the evaluation on {data.name}, which failed: {error}")
+            return _unmeasured(facts, f"the evaluation on {data.name}, which failed: {str(error)[:_MOST_TEXT]}")
         measured = metrics_of(answer, data.evaluation.slice_metric)
         log.info("%s evaluated on %s (%d rows): %s", version.uri, data.name, data.rows, measured)
         return replace(
@@ -96,6 +101,15 @@ class Trials:
             metrics={**facts.metrics, **measured},
             metrics_from=f"the evaluation on {data.name} or {facts.metrics_from}",
             evaluated_on=dict.fromkeys(measured, data.name),
+        )
+
+
+def refuse_lookups(mlmodel: Mapping[str, Any], label: str) -> None:
+    """Raise for a model that finds its features where no process of a worker can."""
+    if is_feature_store_model(mlmodel):
+        raise UnsupportedOperationError(
+            f"{label} looks its features up in the Databricks feature store, which is out of reach of evaluation and "
+            "smoke test. Leave them out of its policy, and judge it by logged metrics."
         )
 
 

@@ -15,10 +15,11 @@ from airflow_uc_models.exceptions import (
     InvalidArgumentError,
     ModelContentError,
     RegistryUnavailableError,
+    UnsupportedOperationError,
 )
 from airflow_uc_models.hooks import databricks_sql
 from airflow_uc_models.operators.trial_data import TrialData
-from airflow_uc_models.operators.trials import metrics_of, smoke_test_problem
+from airflow_uc_models.operators.trials import metrics_of, refuse_lookups, smoke_test_problem
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
 from airflow_uc_models.signatures import Signature
 
@@ -234,6 +235,13 @@ def test_the_hook_is_the_databricks_providers(monkeypatch):
     hook = databricks_sql.sql_hook("dbx", None, "warehouse")
     assert type(hook).__name__ == "DatabricksSqlHook"
     assert callable(hook.get_conn)
+
+
+def test_a_model_that_looks_features_up_is_refused():
+    refuse_lookups({"flavors": {"python_function": {"loader_module": "mlflow.sklearn"}}}, "m")
+    lookups = {"flavors": {"python_function": {"loader_module": "databricks.feature_store.mlflow_model"}}}
+    with pytest.raises(UnsupportedOperationError, match="judge it by logged metrics"):
+        refuse_lookups(lookups, "m")
 
 
 # -- what came of it

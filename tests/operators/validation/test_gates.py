@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from support.databricks import connection_json
 from support.models import add_version, save_model, tracking
-from support.validation import NO_SIGNATURE
+from support.validation import NO_SIGNATURE, artifact_text
 
+from airflow_uc_models.emulator import Emulator, Settings
 from airflow_uc_models.operators import RegisterModelOperator, ValidateModelVersionOperator
+from airflow_uc_models.policies import MetricRule, PromotionPolicy
 
 DAY = 86_400_000
 ALL = {
@@ -68,27 +71,44 @@ def test_a_version_without_files_has_no_size(validate, measured):
     assert reason == "the size of the files is unknown: the server does not tell it for each of them"
 
 
-def test_on_databricks(dag_runner, databricks, workspace, tmp_path):
+@pytest.fixture(scope="module")
+def workspace(mlflow_server):
+    """A workspace with runs and logged models."""
+    with Emulator(Settings(tracking_uri=mlflow_server.url)) as running:
+        yield running
+
+
+def test_on_databricks(dag_runner, workspace, models, client, monkeypatch, tmp_path):
+    monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(workspace))
     folder = save_model(tmp_path / "model")
-    name = "dev.ml_team.fraud"
+    saved, logged = "dev.ml_team.saved", "dev.ml_team.logged"
 
     def define():
         made = RegisterModelOperator(
-            task_id="register", model_name=name, model_uri=str(folder), description=DESCRIPTION
+            task_id="saved", model_name=saved, model_uri=str(folder), description=DESCRIPTION
         ).output["version"]
-        options = {"model_name": name, "version": made, "fail_on_rejection": False}
+        options = {"model_name": saved, "version": made, "fail_on_rejection": False}
         ValidateModelVersionOperator(task_id="all", policy=ALL | {"smoke_test": True}, **options)
         ValidateModelVersionOperator(task_id="none", policy=NONE, **options)
+        made = RegisterModelOperator(task_id="logged", model_name=logged, model_uri=models["plain"].uri)
+        policy = PromotionPolicy(metrics=[MetricRule("accuracy", min=0.7)], max_size="1MB")
+        ValidateModelVersionOperator(
+            task_id="with_run", policy=policy, model_name=logged, version=made.output["version"]
+        )
 
-    result = dag_runner.run(define, default_args={"registry_conn_id": databricks})
+    result = dag_runner.run(define, default_args={"registry_conn_id": "ws"})
     assert result.state == "success", result.output
     verdict = result.xcom("all")
     # It was saved without an example, so the smoke test alone refuses.
     assert verdict["reasons"] == ["the model has no input example: log it with input_example=..."]
+    assert verdict["report"] is None
     sizes = [check["candidate"] for check in verdict["checks"] if check["rule"].startswith("size")]
     assert sizes == [bytes_of(folder)]
-    assert verdict["report"] is None
-    assert len([check for check in result.xcom("none")["checks"] if not check["passed"]]) >= 3
+    refused = [check["rule"] for check in result.xcom("none")["checks"] if not check["passed"]]
+    assert refused == ["description of at least 100 characters", "size <= 100 B", "flavor xgboost", "age <= 0 seconds"]
+    report = result.xcom("with_run")["report"]
+    assert report.startswith(f"runs:/{models['plain'].run_id}/")
+    assert artifact_text(client, report, tmp_path).startswith(f"# {logged.replace('_', chr(92) + '_')}/1: approved")
 
 
 @pytest.mark.parametrize("policy", [{"max_age": 0}, {"allowed_flavors": "sklearn"}, {"max_size": "{{ '' }}"}])

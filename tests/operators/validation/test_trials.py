@@ -27,9 +27,8 @@ def evaluation(rows, **options):
 
 
 def test_candidate_and_champion_are_measured_on_the_same_data(
-    validate, client, mlflow_server, model_name, tried, rows, monkeypatch, tmp_path
+    validate, client, mlflow_server, model_name, tried, rows, tmp_path
 ):
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "not-for-models")
     add_version(mlflow_server, model_name, tried["bad"])
     add_version(mlflow_server, model_name, tried["good"])
     client.set_registered_model_alias(model_name, "Champion", "1")
@@ -67,6 +66,8 @@ def test_candidate_and_champion_are_measured_on_the_same_data(
     assert run["validation/accuracy_score"] == measured["candidate"]
     assert run["validation/recall_score/country_DE"] == checks["recall_score/country_DE >= 0.9"]["candidate"]
     assert run["accuracy_score"] == 0.1
+    of_model = {metric.key: metric.value for metric in client.get_logged_model(tried["good"].model_id).metrics}
+    assert of_model["validation/accuracy_score"] == measured["candidate"]
     of_champion = client.get_run(client.get_model_version(model_name, "1").run_id).data.metrics
     assert not [name for name in of_champion if name.startswith("validation/")]
     report = artifact_text(client, verdict["report"], tmp_path)
