@@ -65,6 +65,30 @@ CONNECTION_TYPES: list[dict[str, Any]] = [
 ]
 
 
+CONFIG: dict[str, Any] = {
+    "uc_models": {
+        "description": "Models in Unity Catalog and MLflow registries.",
+        "options": {
+            "environments_folder": {
+                "description": "Where workers keep the environments that they build of what models pin. Workers may "
+                "share it. By default airflow-uc-models/environments in the user's cache folder.",
+                "version_added": None,
+                "type": "string",
+                "example": "/var/cache/airflow-uc-models",
+                "default": None,
+            },
+            "environments_max_gb": {
+                "description": "How much these environments may take; those not used for the longest time go first.",
+                "version_added": None,
+                "type": "float",
+                "example": None,
+                "default": "10",
+            },
+        },
+    }
+}
+
+
 OPERATORS = (
     "alias",
     "approval",
@@ -112,6 +136,7 @@ def get_provider_info() -> dict[str, Any]:
                 "to_openlineage_converter": "airflow_uc_models.openlineage.convert_asset_to_openlineage",
             }
         ],
+        "config": CONFIG,
         "extra-links": ["airflow_uc_models.links.ModelVersionLink"],
     }
 

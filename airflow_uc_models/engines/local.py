@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,20 @@ from airflow_uc_models.engines.job import ENV_MANAGERS
 from airflow_uc_models.engines.local_plan import Plan, plan_of
 from airflow_uc_models.engines.outputs import BadRows, Sink, bad_rows_file, output_file
 from airflow_uc_models.engines.paths import Location, new_file, remove_unfinished
-from airflow_uc_models.engines.runners import InProcess, Runner, available_cpus, processes_of
+from airflow_uc_models.engines.runners import (
+    InProcess,
+    Runner,
+    Warmed,
+    Workers,
+    available_cpus,
+    processes_of,
+    remember_environment,
+    warmed,
+)
 from airflow_uc_models.engines.tables import FORMATS, open_table
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.build import uv_program
-from airflow_uc_models.environments.environment import UV, Environment, environment_of
+from airflow_uc_models.environments.environment import LOCAL, UV, Environment, environment_of
 from airflow_uc_models.environments.scoring import Predicted
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -81,29 +90,35 @@ class LocalEngine:
         """Download the version, compare its signature with the input, score, and leave no model files behind."""
         started = time.monotonic()
         table = open_table(Location.parse(job.input), job.input_format)
-        with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        with tempfile.TemporaryDirectory(prefix="model-") as folder, ExitStack() as stack:
             self._undo = [partial(shutil.rmtree, folder, ignore_errors=True)]
             for target in (output_file(job), bad_rows_file(job)):
                 # An upload that was not finished does not show; a signal handler must not wait for one.
                 if target.is_local:
                     self._undo.append(partial(remove_unfinished, target, job.key))
-            files = download_version(hook, version, Path(folder) / "model")
+            workers = Workers(_workers(job), Path(folder) / "model", version.uri, self._undo)
+            about = f"{hook.registry_conn_id} {version.uri} {version.created_at} {job.env_manager}"
+            # Importing takes seconds, so processes begin with it while the model is on its way.
+            warm = stack.enter_context(warmed(about, workers)) if job.env_manager != LOCAL else None
+            files = download_version(hook, version, workers.folder)
             mlmodel = read_mlmodel(files)
             refuse_feature_store(mlmodel, version.uri, "local")
             plan = plan_of(job, table, mlmodel, version)
             environment = environment_of(files, job.env_manager, version.uri)
-            workers = _workers(job)
-            with self._runner(environment, files, workers) as runner:
-                tally = score(runner, plan)
-        details = {"env_manager": environment.manager, "env_reason": environment.reason, "workers": workers}
+            runner = stack.enter_context(self._runner(environment, replace(workers, folder=files), warm))
+            tally = score(runner, plan)
+            remember_environment(about, environment)
+        details = {"env_manager": environment.manager, "env_reason": environment.reason, "workers": workers.number}
         return Scored(tally.rows, round(time.monotonic() - started, 3), tally.bad_rows, details)
 
     @contextmanager
-    def _runner(self, environment: Environment, files: Path, workers: int) -> Generator[Runner, None, None]:
-        if environment.is_local and workers == 1:
-            yield InProcess(load_pyfunc(files).predict)
+    def _runner(self, environment: Environment, workers: Workers, warm: Warmed | None) -> Generator[Runner, None, None]:
+        if environment.is_local and workers.number == 1:
+            for process in warm.processes if warm else ():
+                process.kill()
+            yield InProcess(load_pyfunc(workers.folder).predict)
             return
-        with processes_of(environment, files, workers, self._undo) as processes:
+        with processes_of(environment, workers, warm) as processes:
             yield processes
 
     def cancel(self) -> None:

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_uc_models.environments.cache import EnvironmentCache
 from airflow_uc_models.environments.environment import Environment
-from airflow_uc_models.environments.process import ModelProcess
+from airflow_uc_models.environments.process import ModelProcess, Start
 from airflow_uc_models.environments.scoring import Asked, Predicted, score
 
 if TYPE_CHECKING:
@@ -76,22 +77,84 @@ class Processes:
         return answer.result
 
 
-@contextmanager
-def processes_of(
-    environment: Environment, folder: Path, workers: int, undo: list[Callable[[], None]]
-) -> Iterator[Processes]:
-    """Have processes with the model for the time of the block.
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What processes are started for.
 
-    :param undo: gets what ends them at once
+    :param number: how many
+    :param folder: where the model's files are, or will be
+    :param label: how messages name the model
+    :param undo: gets what ends the processes at once
     """
-    threads = max(1, available_cpus() // workers) if workers > 1 else None
-    with environment.interpreter() as python, ExitStack() as stack:
-        start = environment.start(python, folder, threads)
-        processes = [stack.enter_context(ModelProcess.started(start)) for _ in range(workers)]
-        undo.extend(process.kill for process in processes)
-        for told in [process.submit("load") for process in processes]:
+
+    number: int
+    folder: Path
+    label: str
+    undo: list[Callable[[], None]]
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads the model's libraries may use in each."""
+        return max(1, available_cpus() // self.number) if self.number > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """Processes that wait for their model, in an environment that an earlier task has built.
+
+    :param key: of the environment
+    """
+
+    key: str
+    processes: Sequence[ModelProcess]
+
+
+@contextmanager
+def warmed(about: str, workers: Workers) -> Iterator[Warmed | None]:
+    """Have processes for the time of the block that import what they need, if it is known where the model runs.
+
+    :param about: the model version; ``remember_environment`` has told its environment
+    """
+    cache = EnvironmentCache.configured()
+    key = cache.recall(about)
+    with ExitStack() as stack:
+        place = stack.enter_context(cache.existing(key)) if key else None
+        if key is None or place is None:
+            yield None
+            return
+        how = Start(place / "bin" / "python", workers.folder, workers.label, threads=workers.threads)
+        processes = [stack.enter_context(ModelProcess.started(how)) for _ in range(workers.number)]
+        workers.undo.extend(process.kill for process in processes)
+        for process in processes:
+            process.submit("warm")
+        yield Warmed(key, processes)
+
+
+@contextmanager
+def processes_of(environment: Environment, workers: Workers, warm: Warmed | None = None) -> Iterator[Processes]:
+    """Have processes with the model for the time of the block, in its environment.
+
+    :param warm: are taken if they are in this environment
+    """
+    with ExitStack() as stack:
+        if warm and warm.key == environment.key:
+            processes = warm.processes
+        else:
+            for process in warm.processes if warm else ():
+                process.kill()
+            python = stack.enter_context(environment.interpreter())
+            how = environment.start(python, workers.folder, workers.threads)
+            processes = [stack.enter_context(ModelProcess.started(how)) for _ in range(workers.number)]
+            workers.undo.extend(process.kill for process in processes)
+        for told in [process.submit("load", {"folder": str(workers.folder)}) for process in processes]:
             log.info("The model is loaded in a process of its own: %s", dict(told.result().head))
         yield Processes(processes)
+
+
+def remember_environment(about: str, environment: Environment) -> None:
+    """Note where a model version runs, for ``warmed``."""
+    if environment.key:
+        EnvironmentCache.configured().remember(about, environment.key)
 
 
 def available_cpus() -> int:

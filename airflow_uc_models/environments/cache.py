@@ -7,6 +7,7 @@ alone while it is built or removed. A marker file is written last, so an unfinis
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -71,6 +72,40 @@ class EnvironmentCache:
             os.utime(place / _MARKER)
             yield place
 
+    @contextmanager
+    def existing(self, key: str) -> Iterator[Path | None]:
+        """Have an environment for the time of the block if it is built already; else None, at once."""
+        if not self._is_complete(self.folder / key):
+            yield None
+            return
+        with self._lock_file(key) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                is_there = self._is_complete(self.folder / key)
+            except BlockingIOError:
+                is_there = False
+            yield self.folder / key if is_there else None
+
+    def remember(self, about: str, key: str) -> None:
+        """Note which environment somebody has used; a hint, which may be wrong by the time it is read.
+
+        :param about: who
+        """
+        note = self._note(about)
+        if self.recall(about) != key:
+            temporary = note.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(key, encoding="utf-8")
+            temporary.replace(note)
+
+    def recall(self, about: str) -> str | None:
+        """Return what ``remember`` noted last; None if nothing."""
+        with suppress(OSError):
+            return self._note(about).read_text(encoding="utf-8")
+        return None
+
+    def _note(self, about: str) -> Path:
+        return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.note"
+
     def _build(self, place: Path, lock: IO[str], build: Callable[[Path, int], None]) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,6 +135,9 @@ class EnvironmentCache:
                     by_age.append((_last_use(place), _size(place), place))
                 else:
                     self._remove_unused(place)
+        for note in self.folder.glob("*.note"):
+            if not (self.folder / note.read_text(encoding="utf-8") / _MARKER).exists():
+                note.unlink(missing_ok=True)
         total = _size(newest) + sum(size for _, size, _ in by_age)
         if _size(newest) > self.most_bytes:
             log.warning("The environment %s alone takes %.1f GB, more than the cache may", newest, _size(newest) / 1e9)

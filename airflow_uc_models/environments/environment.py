@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_uc_models.environments.build import Builder, find_uv, uv_program
@@ -35,12 +35,21 @@ class Environment:
     reason: str
     label: str
     requirements: ModelRequirements | None = None
-    path: list[str] = field(default_factory=list)
 
     @property
     def is_local(self) -> bool:
         """Whether the model can run in the task's own process."""
         return self.requirements is None
+
+    @property
+    def key(self) -> str | None:
+        """What the cache calls it; None for ``local``."""
+        return self._builder.key if self.requirements else None
+
+    @property
+    def _builder(self) -> Builder:
+        assert self.requirements is not None  # noqa: S101 - else nothing is built
+        return Builder(self.manager, self.requirements, self.label)
 
     @contextmanager
     def interpreter(self) -> Iterator[Path]:
@@ -48,8 +57,7 @@ class Environment:
         if self.requirements is None:
             yield Path(sys.executable)
             return
-        builder = Builder(self.manager, self.requirements, self.label)
-        with EnvironmentCache.configured().environment(builder.key, builder.build) as place:
+        with EnvironmentCache.configured().environment(self._builder.key, self._builder.build) as place:
             yield place / "bin" / "python"
 
     def start(self, python: Path, folder: Path, threads: int | None = None) -> Start:

@@ -25,6 +25,7 @@ from airflow_uc_models.exceptions import ModelContentError
 # What a task may have done here: a function of the model, a dict of plain JSON and record batches. It returns a dict,
 # or a dict and record batches.
 FUNCTIONS = {
+    "warm": "airflow_uc_models.environments.worker:warm",
     "load": "airflow_uc_models.environments.worker:load",
     "predict": "airflow_uc_models.environments.scoring:predict",
     "evaluate": "airflow_uc_models.environments.trials:evaluate",
@@ -53,8 +54,19 @@ class LoadedModel:
         return self._pyfunc
 
 
+def warm(model: LoadedModel, arguments: dict[str, Any], batches: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG001
+    """Import what every model needs, while its files are not there yet."""
+    for name in ("mlflow.pyfunc", "pandas", "pyarrow"):
+        importlib.import_module(name)
+    return {}
+
+
 def load(model: LoadedModel, arguments: dict[str, Any], batches: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG001
-    """Load the model and tell what with; ModelContentError if a package of it is missing."""
+    """Load the model and tell what with; ModelContentError if a package of it is missing.
+
+    Arguments: ``folder``, where the model's files are, if not where they were to be when the process was started.
+    """
+    model.folder = Path(arguments.get("folder") or model.folder)
     try:
         import mlflow
 

@@ -169,3 +169,30 @@ def test_the_configuration_names_the_place_and_its_size(monkeypatch, tmp_path):
     monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_MAX_GB", "much")
     with pytest.raises(InvalidArgumentError, match=r"\[uc_models\] environments_max_gb must be a number, not 'much'"):
         EnvironmentCache.configured()
+
+
+def test_what_is_built_is_there_without_waiting(cache):
+    cache.folder.mkdir()
+    with cache.existing("a") as place:
+        assert place is None
+    built = use(cache, "a", Build())
+    with cache.existing("a") as place:
+        assert place == built
+        small = EnvironmentCache(cache.folder, 1)
+        use(small, "b", Build())
+        assert folders(cache) == ["a", "b"], "it is in use"
+    with (cache.folder / "a.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with cache.existing("a") as place:
+            assert place is None, "somebody works on it"
+
+
+def test_notes_are_there_as_long_as_what_they_tell_of(cache):
+    assert cache.recall("m/1") is None
+    use(cache, "a", Build())
+    for about in ("m/1", "m/2"):
+        cache.remember(about, "a")
+    cache.remember("m/2", "gone")
+    assert (cache.recall("m/1"), cache.recall("m/2"), cache.recall("m/3")) == ("a", "gone", None)
+    use(cache, "b", Build())
+    assert (cache.recall("m/1"), cache.recall("m/2")) == ("a", None)

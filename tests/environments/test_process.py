@@ -16,9 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_uc_models.engines.runners import Processes
+from airflow_uc_models.engines.runners import Processes, Workers, processes_of, remember_environment, warmed
 from airflow_uc_models.environments import bootstrap
+from airflow_uc_models.environments.cache import EnvironmentCache
+from airflow_uc_models.environments.environment import Environment
 from airflow_uc_models.environments.process import ModelProcess
+from airflow_uc_models.environments.requirements import ModelRequirements
 from airflow_uc_models.environments.scoring import Asked
 from airflow_uc_models.exceptions import ModelContentError, ModelEnvironmentError, PredictionError
 
@@ -141,9 +144,11 @@ from airflow_uc_models.engines import InferenceJob
 from airflow_uc_models.engines.local import score
 from airflow_uc_models.engines.local_plan import plan_of
 from airflow_uc_models.engines.paths import Location
-from airflow_uc_models.engines.runners import Processes
+from airflow_uc_models.engines.runners import Processes, Workers, processes_of, remember_environment, warmed
 from airflow_uc_models.engines.tables import open_table
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.environments.cache import EnvironmentCache
+from airflow_uc_models.environments.environment import Environment
 from airflow_uc_models.environments.process import ModelProcess, Start
 
 folder, path = map(Path, sys.argv[1:])
@@ -213,3 +218,33 @@ def test_what_runs_beside_a_model_is_read_by_the_oldest_python():
     files = [folder / f"{name}.py" for name in ("__init__", "bootstrap", "messages", "scoring", "worker")]
     for file in [*files, folder.parent / "exceptions.py", folder.parent / "lazy.py", folder.parent / "__init__.py"]:
         ast.parse(textwrap.dedent(file.read_text()), feature_version=bootstrap.OLDEST)
+
+
+def test_processes_of_a_known_environment_begin_before_their_model_is_there(start, tmp_path, monkeypatch):
+    given = start("return [os.getpid()]")
+    monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_FOLDER", str(tmp_path / "cache"))
+    environment = Environment("uv", "tested", "m", ModelRequirements(None, ("tiny==1",)))
+
+    def build(place, lock):
+        (place / "bin").mkdir(parents=True)
+        (place / "bin" / "python").write_text(f'#!/bin/sh\nPYTHONPATH={given.path[0]} exec {sys.executable} "$@"\n')
+        (place / "bin" / "python").chmod(0o755)
+
+    with EnvironmentCache.configured().environment(environment.key, build):
+        pass
+    workers = Workers(1, tmp_path / "not there", "m", [])
+    with warmed("m/1", workers) as warm:
+        assert warm is None
+    remember_environment("m/1", environment)
+    with warmed("m/1", workers) as warm:
+        assert [process.call("warm") for process in warm.processes] == [{}]
+        with processes_of(environment, replace(workers, folder=given.folder), warm) as processes:
+            found = processes.submit(rows(1), Asked())()
+            assert found.columns["prediction"].to_pylist() == [warm.processes[0].pid]
+        other = Environment("uv", "tested", "m", ModelRequirements(None, ("tiny==2",)))
+        with EnvironmentCache.configured().environment(other.key, build):
+            pass
+        with processes_of(other, replace(workers, folder=given.folder), warm) as processes:
+            found = processes.submit(rows(1), Asked())()
+            assert found.columns["prediction"].to_pylist() != [warm.processes[0].pid]
+            assert gone(warm.processes[0].pid)
