@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -55,7 +56,6 @@ class SparkEngine:
     def __init__(self) -> None:
         self._spark: Any = None
         self._params: dict[str, Any] = {}
-        self._folder: Path | None = None
 
     def check(self, job: InferenceJob) -> None:
         """Raise InvalidArgumentError for places and options that cannot be meant, and for a worker without Spark."""
@@ -71,6 +71,10 @@ class SparkEngine:
                 f"The output {job.output} lies in the input {job.input}: the next run would read it. Write elsewhere."
             )
         check_options(job)
+        if job.env_manager == "uv" and shutil.which("uv") is None:
+            raise InvalidArgumentError(
+                "env_manager='uv' needs the command uv on the PATH of this worker, where mlflow looks for it. Install uv."
+            )
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
         """Download the version, compare its signature with the input, and let Spark score."""
@@ -88,12 +92,9 @@ class SparkEngine:
             plan_of(job, table, mlmodel, version)
             self._params = params_of(job, version, files)
             self._spark = spark
-            spark.addTag(self._tag)
-            try:
+            stack.callback(self._forget)
+            with _named(spark, self._name):
                 told = spark_job.run(spark, self._params)
-            finally:
-                self._spark = None
-                spark.removeTag(self._tag)
             details = {"spark_version": str(spark.version)}
         return Scored(told["rows"], round(time.monotonic() - started, 3), told["bad_rows"], details)
 
@@ -105,13 +106,19 @@ class SparkEngine:
             thread.start()
             thread.join(_CANCEL_SECONDS)
 
+    def _forget(self) -> None:
+        self._spark = None
+
     @property
-    def _tag(self) -> str:
+    def _name(self) -> str:
         return f"airflow-{self._params['key']}"
 
     def _interrupt(self, spark: Any) -> None:
         with suppress(Exception):
-            spark.interruptTag(self._tag)
+            if is_remote(spark):
+                spark.interruptTag(self._name)
+            else:
+                spark.sparkContext.cancelJobGroup(self._name)
         try:
             spark_job.clean(spark, self._params)
         except Exception as error:
@@ -174,6 +181,28 @@ class _Table:
             return self
         flat = {name: wanted for name, wanted in types.items() if wanted and not pa.types.is_nested(wanted)}
         return replace(self, schema=pa.schema([(name, flat.get(name, pa.string())) for name in self.schema.names]))
+
+
+@contextmanager
+def _named(spark: Any, name: str) -> Iterator[None]:
+    """Let Spark know this thread's jobs by a name, so that another thread can end them."""
+    if is_remote(spark):
+        spark.addTag(name)
+        try:
+            yield
+        finally:
+            spark.removeTag(name)
+        return
+    # Not a tag: without Spark Connect, those of a thread are its own.
+    context, names = spark.sparkContext, ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
+    before = {key: context.getLocalProperty(key) for key in names}
+    context.setJobGroup(name, "Batch inference", interruptOnCancel=True)
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # Java may be gone
+            for key, value in before.items():
+                context.setLocalProperty(key, value)
 
 
 @contextmanager

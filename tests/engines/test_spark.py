@@ -156,7 +156,7 @@ class Waits(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         Path(model_input["x"].iloc[0]).touch()
-        threading.Event().wait(100)
+        threading.Event().wait(30)
 
 mlflow.models.set_model(Waits())
 """
