@@ -19,12 +19,13 @@ def evaluate(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any]) -
     ``arguments``: ``features`` and ``targets``, names of columns; ``model_type``; ``evaluator_config``; ``slices``:
     ``{name: [column, code]}``, where the column holds the codes of its values.
     """
-    os.environ["MPLBACKEND"] = "Agg"
+    # A private store of plain files in the working folder of this process, which is gone when it ends. A database
+    # would need the SQLAlchemy that the model's mlflow was made for, which models do not pin.
+    os.environ |= {"MPLBACKEND": "Agg", "MLFLOW_ALLOW_FILE_STORE": "true"}
     import mlflow
     import pyarrow as pa
 
-    # A private store in the working folder of this process, which is gone when it ends.
-    place = f"sqlite:///{Path.cwd() / 'evaluation.db'}"
+    place = (Path.cwd() / "evaluation").as_uri()
     mlflow.set_tracking_uri(place)
     mlflow.set_registry_uri(place)
     pyfunc = model.pyfunc
