@@ -141,10 +141,12 @@ def test_options_and_a_feature_store_model_shape_the_run(workspace, score) -> No
     [
         ({"error": "ValueError: x is negative", "error_trace": "Traceback of it"}, "FAILED: .*ValueError: x is neg"),
         ({"states": ("PENDING", "INTERNAL_ERROR"), "message": "no capacity"}, "ended as FAILED: no capacity"),
+        ({"states": ("SKIPPED",), "message": "too many runs"}, "ended as SKIPPED: too many runs"),
         ({"result_state": "TIMEDOUT", "message": "took too long"}, "ended as TIMEDOUT: took too long"),
+        ({"result_state": "CANCELED", "message": "by hand"}, "ended as CANCELED: by hand"),
         ({"result": "not JSON"}, "did not tell how many rows"),
     ],
-    ids=["error", "internal error", "timeout", "no result"],
+    ids=["error", "internal error", "at once", "timeout", "cancelled", "no result"],
 )
 def test_a_run_that_does_not_succeed_fails_the_task(workspace, score, deferrable, plan, expected) -> None:
     add_model(workspace)
