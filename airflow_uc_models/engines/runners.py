@@ -149,6 +149,8 @@ def processes_of(environment: Environment, workers: Workers, warm: Warmed | None
         for told in [process.submit("load", {"folder": str(workers.folder)}) for process in processes]:
             log.info("The model is loaded in a process of its own: %s", dict(told.result().head))
         yield Processes(processes)
+        for process in processes:  # all at once, as each takes a while to end
+            process.release()
 
 
 def remember_environment(about: str, environment: Environment) -> None:

@@ -82,6 +82,8 @@ class EnvironmentCache:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 is_there = self._is_complete(self.folder / key)
+                if is_there:
+                    os.utime(self.folder / key / _MARKER)
             except BlockingIOError:
                 is_there = False
             yield self.folder / key if is_there else None

@@ -69,7 +69,8 @@ class Start:
 class ModelProcess:
     """A running process of a model: calls are answered one by one, in their order.
 
-    What it prints goes to the task's log. It ends with the task, however that ends.
+    What it prints goes to the task's log. It ends with the task, however that ends; on Linux with the thread that has
+    started it, so start it in one that stays.
     """
 
     def __init__(self, start: Start, working_folder: str) -> None:
@@ -151,11 +152,15 @@ class ModelProcess:
         assert predicted.columns is not None  # noqa: S101 - without quarantine there are all rows or an error
         return predicted.columns
 
-    def finish(self) -> None:
-        """Let the process end by itself."""
+    def release(self) -> None:
+        """Tell the process that there will be no more calls, so that it ends by itself."""
         self._sender.shutdown()
         with suppress(BrokenPipeError):
             self._requests.close()
+
+    def finish(self) -> None:
+        """Let the process end by itself."""
+        self.release()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
 
