@@ -125,6 +125,7 @@ class _FinishPromotion(ModelRegistryOperator):
     :param alias: the alias (str, templated)
     """
 
+    custom_operator_name = "FinishPromotion"
     template_fields: Sequence[str] = (*ModelRegistryOperator.template_fields, "steps", "alias")
 
     def __init__(self, *, steps: Mapping[str, str], alias: str, **kwargs: Any) -> None:
@@ -342,10 +343,11 @@ class PromoteModel:
     * registry_conn_id: connection of the registry; by default that of the Dag's ``default_args`` (str, templated)
     """
 
-    def __init__(self, factory: Any = _promote, given: Mapping[str, Any] | None = None) -> None:
+    __signature__ = inspect.signature(_promote.function)
+
+    def __init__(self, *, factory: Any, given: Mapping[str, Any]) -> None:
         self._factory = factory
-        self._given = dict(given or {})
-        self.__signature__ = inspect.signature(_promote.function)
+        self._given = given
 
     def __call__(self, **parameters: Any) -> Any:
         """Make the group, and return its last task."""
@@ -353,11 +355,11 @@ class PromoteModel:
 
     def override(self, **group: Any) -> PromoteModel:
         """Change the task group itself, such as its ``group_id``."""
-        return PromoteModel(self._factory.override(**group), self._given)
+        return PromoteModel(factory=self._factory.override(**group), given=self._given)
 
     def partial(self, **parameters: Any) -> PromoteModel:
         """Fix parameters that are the same for all models."""
-        return PromoteModel(self._factory.partial(**parameters), {**self._given, **parameters})
+        return PromoteModel(factory=self._factory.partial(**parameters), given={**self._given, **parameters})
 
     def expand(self, **parameters: Any) -> Any:
         """Make the group once for each value of a list, or of an upstream task's result."""
@@ -390,4 +392,4 @@ def _only_mappable(parameters: Mapping[str, Any]) -> None:
         raise InvalidArgumentError(f"{', '.join(fixed)} is the same for all mapped models: give it to partial().")
 
 
-promote_model = PromoteModel()
+promote_model = PromoteModel(factory=_promote, given={})

@@ -12,11 +12,14 @@ from support.approvals import ANN, answering
 from support.proxy import Fault
 from support.registry import make_versions
 
+from airflow_uc_models.emulator import Emulator, Settings
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators import (
     ApproveModelVersionOperator,
     SetModelVersionApprovalTagOperator,
     ValidateModelVersionOperator,
 )
+from airflow_uc_models.operators.approval import run_page
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
 from airflow_uc_models.sensors import ModelVersionTagSensor
 
@@ -43,11 +46,11 @@ def client(mlflow_server, model_name):
 def approve(dag_runner, connection, model_name):
     """Run an approval of version 2, and after it the task promote."""
 
-    def run(*, verdict=False, params=None, **options):
+    def run(*, validated=False, params=None, **options):
         def define():
             common = {"model_name": model_name, "registry_conn_id": connection, "version": 2}
             asking = ApproveModelVersionOperator(task_id="approve", **{**common, "retries": 2, **options})
-            if verdict:
+            if validated:
                 judged = ValidateModelVersionOperator(task_id="validate", policy=POLICY, **common)
                 asking.verdict = judged.output["verdict"]
                 judged >> asking
@@ -67,7 +70,7 @@ def test_the_approver_sees_what_is_known_and_is_named_on_the_version(approve, cl
     client.set_model_version_tag(model_name, "2", "rejected_by", "bob")  # of an earlier answer
     before = datetime.now(UTC) - timedelta(seconds=1)
     with answering("Approve") as asked:
-        result = approve(verdict=True, params={"reason": Param(type="string", default="x")}, body="Please look.")
+        result = approve(validated=True, params={"reason": Param(type="string", default="x")}, body="Please look.")
     [request] = asked
     assert request["subject"] == f"Approve {model_name} version 2?"
     assert (request["options"], request["defaults"], request["params"]) == (["Approve", "Reject"], ["Reject"], {})
@@ -153,7 +156,7 @@ def test_while_it_waits_the_version_is_pending(approve, client, model_name):
 @pytest.mark.skipif("task_state_store" not in Context.__annotations__, reason="Airflow keeps no state before 3.3")
 def test_an_answer_that_could_not_be_written_is_not_asked_for_again(approve, client, model_name, proxy, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_FAULTY", proxy.connection_json(max_retry_seconds=0.1))
-    down = Fault(lambda r: r.body and r.body.get("key") == "approved_by", times=8)
+    down = Fault(lambda r: r.body and r.body.get("key") == "approved_by", times=2)
     proxy.faults.append(down)
     with answering("Approve") as asked:
         result = approve(registry_conn_id="faulty", retry_delay=timedelta(0))
@@ -218,3 +221,14 @@ def test_databricks_convention(dag_runner, connection, mlflow_server, model_name
     assert client.get_model_version(model_name, "1").tags == {"Approval_Check": "Approved"}
     assert "only if its name begins with 'approval'" in result.output
     assert "value is one of Approved, Rejected" in result.output
+
+
+def test_the_page_of_a_run_on_databricks(mlflow_server, monkeypatch):
+    with Emulator(Settings(tracking_uri=mlflow_server.url)) as workspace:
+        monkeypatch.setenv("AIRFLOW_CONN_WORKSPACE", workspace.connection_json())
+        hook, client = ModelRegistryHook("workspace"), mlflow_server.client()
+        run = client.create_run(client.create_experiment(f"page-{workspace.url}"))
+        page = hook.run(run_page(hook.registry, hook.endpoint, run.info.run_id))
+        assert page == f"{workspace.url}/ml/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        assert hook.run(run_page(hook.registry, hook.endpoint, "0" * 32)) == ""
+        assert hook.run(run_page(hook.registry, hook.endpoint, None)) == ""

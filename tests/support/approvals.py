@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 ANN = {"id": "7", "name": "ann"}
+_WAITING = ("awaiting_input", "deferred")
+_SHOWN = ("subject", "body", "options", "defaults", "params", "assignees")
 
 
 @contextmanager
@@ -16,20 +20,22 @@ def answering(
 ) -> Generator[list[dict[str, Any]], None, None]:
     """Answer each required action that comes up, in this order; None is a time-out. Yields what was asked.
 
+    What comes up after all answers were given is rejected.
+
     :param before: called while a task waits, before it is answered
     """
+    # Here, as two threads that import them at the same time get half a module.
+    from airflow.models import dagrun, hitl, taskinstance, trigger  # noqa: F401
+
     asked: list[dict[str, Any]] = []
     done = threading.Event()
 
     def work() -> None:
-        try:
-            for answer in answers:
-                while not _try(lambda answer=answer: _answer(answer, user, asked, before)):
-                    if done.wait(0.2):
-                        return
-        except BaseException:
-            _fail_all()  # or the Dag would wait for ever
-            raise
+        left = list(answers)
+        while not done.wait(0.2):
+            if _answer(left[0] if left else "Reject", user, asked, before):
+                del left[:1]
+            _resume_again()
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
@@ -40,58 +46,53 @@ def answering(
         worker.join()
 
 
-def _try(work: Callable[[], bool]) -> bool:
-    """Do it, unless the Dag, which runs in another thread, has locked the database."""
-    from sqlalchemy.exc import OperationalError
-
-    try:
-        return work()
-    except OperationalError:
-        return False
-
-
-def _fail_all() -> None:
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-    from sqlalchemy import update
-
-    with create_session() as session:
-        session.execute(update(TaskInstance).where(TaskInstance.state == "awaiting_input").values(state="failed"))
-
-
 def _answer(
     answer: str | None, user: Mapping[str, str], asked: list[dict[str, Any]], before: Callable[[], Any]
 ) -> bool:
-    """Answer one that waits; whether there was one."""
+    """Answer one that waits; whether there was one. The Dag, in another thread, may have locked the database."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    with create_session() as session:
-        query = select(HITLDetail).join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
-        waits = TaskInstance.state.in_(("awaiting_input", "deferred"))
-        detail = session.scalars(query.where(HITLDetail.responded_at.is_(None), waits)).first()
-        if detail is None:
-            return False
-        before()
-        ti = session.get(TaskInstance, detail.ti_id)
-        said = ("subject", "body", "options", "defaults", "params", "assignees")
-        shown = {"map_index": ti.map_index, **{key: getattr(detail, key) for key in said}}
-        _respond(detail, ti, answer, user, session)
+    try:
+        with create_session() as session:
+            query = select(HITLDetail).join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+            waits = TaskInstance.state.in_(_WAITING)
+            detail = session.scalars(query.where(HITLDetail.responded_at.is_(None), waits)).first()
+            if detail is None:
+                return False
+            before()
+            ti = session.get(TaskInstance, detail.ti_id)
+            shown = {"map_index": ti.map_index, **{key: getattr(detail, key) for key in _SHOWN}}
+            detail.chosen_options = list(detail.defaults) if answer is None else [answer]
+            detail.params_input = {}
+            detail.responded_by = None if answer is None else dict(user)
+            detail.responded_at = datetime.now(UTC)
+    except Exception:  # the Dag would wait for ever for a thread that is dead
+        traceback.print_exc()
+        return False
     asked.append(shown)
     return True
 
 
-def _respond(detail: Any, ti: Any, answer: str | None, user: Mapping[str, str], session: Any) -> None:
-    from airflow._shared.timezones import timezone
+def _resume_again() -> None:
+    """Let the tasks go on that were answered; dag.test may write the old state over it, so more than once."""
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
     from airflow.models.trigger import handle_event_submit
     from airflow.triggers.base import TriggerEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
 
-    detail.chosen_options = list(detail.defaults) if answer is None else [answer]
-    detail.params_input = {}
-    detail.responded_by = None if answer is None else dict(user)
-    detail.responded_at = timezone.utcnow()
-    if hasattr(detail, "as_resume_event_payload"):
-        payload = detail.as_resume_event_payload(timedout=answer is None)
-        handle_event_submit(TriggerEvent(payload), task_instance=ti, session=session)
+    if not hasattr(HITLDetail, "as_resume_event_payload"):
+        return  # before Airflow 3.3 a trigger looks for the answer
+    try:
+        with create_session() as session:
+            query = select(HITLDetail).join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+            waits = TaskInstance.state == "awaiting_input"
+            for detail in session.scalars(query.where(HITLDetail.responded_at.is_not(None), waits)):
+                event = TriggerEvent(detail.as_resume_event_payload(timedout=detail.responded_by is None))
+                handle_event_submit(event, task_instance=session.get(TaskInstance, detail.ti_id), session=session)
+    except Exception:
+        traceback.print_exc()
