@@ -232,6 +232,8 @@ def test_the_endpoint_must_serve_the_version_and_no_other(serving, score, is_ser
     result = score(default_args=RETRY)
     assert (result.state, result.ti("score").try_number) == ("failed", 1)
     assert f"The endpoint fraud serves models:/{'prod.ml_team.fraud/2' if is_served_later else NAME}" in result.output
+    asked = 1 if is_served_later else 0
+    assert sum("ai_query(" in text for text in sent(serving)) == asked
     assert not [text for text in sent(serving) if "`scored` AS" in text]
 
 
