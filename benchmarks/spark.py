@@ -40,9 +40,11 @@ def score(engine: str, model: Path, source: Path, output: Path) -> float:
 
     for module in (local, spark):
         module.download_version = download
-    version: Any = SimpleNamespace(uri="models:/dev.benchmarks.model/1", name="dev.benchmarks.model", version=1)
+    name = "dev.benchmarks.model"
+    version: Any = SimpleNamespace(uri=f"models:/{name}/1", name=name, version=1, created_at=None)
     job = InferenceJob(input=str(source), output=str(output), env_manager="local", options=OPTIONS[engine])
-    running, hook = engine_of(engine), SimpleNamespace()
+    hook: Any
+    running, hook = engine_of(engine), SimpleNamespace(registry_conn_id="benchmarks")
     running.capabilities.check(job)
     running.check(job)
     started = time.perf_counter()

@@ -73,7 +73,7 @@ class SparkEngine:
         check_options(job)
         if job.env_manager == "uv" and shutil.which("uv") is None:
             raise InvalidArgumentError(
-                "env_manager='uv' needs the command uv on the PATH of this worker, where mlflow looks for it. Install uv."
+                "env_manager='uv' needs the command uv on the PATH of this worker, where mlflow looks for it."
             )
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
