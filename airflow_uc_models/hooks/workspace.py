@@ -61,7 +61,11 @@ def put_notebook(endpoint: Endpoint, name: str, source: str, folder: str | None 
     from databricks.sdk.service.workspace import ImportFormat, Language
 
     client = workspace_client(endpoint)
-    with workspace_errors("import the notebook that scores", endpoint, "CAN EDIT on its folder"):
+    with workspace_errors(
+        "import the notebook that scores",
+        endpoint,
+        "CAN EDIT on its folder; engine_options may name another notebook_folder",
+    ):
         if folder is None:
             folder = f"/Users/{client.current_user.me().user_name}/.airflow_uc_models"
         client.workspace.mkdirs(folder)
@@ -82,7 +86,7 @@ def served_versions(endpoint: Endpoint, name: str) -> list[tuple[str, str]]:
     if ready is not None and ready.value != "READY":
         raise RegistryUnavailableError(f"The serving endpoint {name} is not ready ({ready.value}).")
     routes = (config and config.traffic_config and config.traffic_config.routes) or []
-    idle = {route.served_model_name for route in routes if not route.traffic_percentage}
+    idle = {route.served_entity_name or route.served_model_name for route in routes if not route.traffic_percentage}
     entities = [entity for entity in (config and config.served_entities) or [] if entity.name not in idle]
     return [(str(entity.entity_name).lower(), str(entity.entity_version)) for entity in entities]
 
