@@ -151,7 +151,8 @@ class _FinishPromotion(ModelRegistryOperator):
         broken = [step for step, state in states.items() if state not in (_SUCCESS, _SKIPPED)]
         moved = states["set_alias"] not in (None, "upstream_failed", _SKIPPED)
         what = "; ".join(verdict.get("reasons", [])) if not verdict.get("approved", True) else ""
-        what = f"{outcome['model_name']}/{outcome['version']} was not promoted: {what or _told(states)}."
+        label = f"{outcome['model_name']}/{outcome['version']}" if outcome["model_name"] else "The model"
+        what = f"{label} was not promoted: {what or _told(states)}."
         if moved:
             what = f"{what} {self._undo(context, outcome)}"
         outcome["reason"] = what
@@ -227,8 +228,11 @@ def _promote(
     tags: Mapping[str, Any] | None = None,
     fail_on_rejection: bool = True,
     registry_conn_id: str | None = None,
-) -> Any:
-    """Make the tasks of the group."""
+) -> None:
+    """Make the tasks of the group.
+
+    Returns no task: Airflow would hang what comes before the group onto that one, and the gates would stand open.
+    """
     if not isinstance(approval, bool | Mapping):
         raise InvalidArgumentError(f"approval is True, False or a dict of options, not {approval!r:.80}.")
     if not isinstance(fail_on_rejection, bool):
@@ -276,10 +280,10 @@ def _promote(
     steps["set_tags"] = _NotePromotion(
         task_id="set_tags", tags=tags, verdict=validate.output["verdict"], **promoted, **common
     )
-    return _finish(steps, alias, common)
+    _finish(steps, alias, common)
 
 
-def _finish(steps: dict[str, Any], alias: str, common: dict[str, Any]) -> _FinishPromotion:
+def _finish(steps: dict[str, Any], alias: str, common: dict[str, Any]) -> None:
     """Make the last task and put all in a row."""
     finish = _FinishPromotion(
         task_id="finish",
@@ -290,7 +294,6 @@ def _finish(steps: dict[str, Any], alias: str, common: dict[str, Any]) -> _Finis
         **common,
     )
     chain(*steps.values(), finish)
-    return finish
 
 
 _PARAMETERS = inspect.signature(_promote.function).parameters
@@ -317,8 +320,9 @@ class PromoteModel:
 
     Tags of the new champion: ``promoted_by`` (the Dag), ``promoted_in_run``, ``promoted_because`` and ``tags``.
 
-    XCom of ``finish``: ``{"promoted", "model_name", "version", "destination_model_name", "destination_version",
-    "alias", "previous_version"}``, and ``reason`` where ``promoted`` is False.
+    Calls return the task group: ``approved >> promote_model(...) >> score``. The XCom of its task ``finish``, elsewhere
+    ``group.get_child_by_label("finish").output``, is ``{"promoted", "model_name", "version", "alias",
+    "destination_model_name", "destination_version", "previous_version"}``, and ``reason`` where ``promoted`` is False.
 
     Raises: InvalidArgumentError, when the Dag is parsed, for parameters that contradict each other.
 
@@ -350,7 +354,7 @@ class PromoteModel:
         self._given = given
 
     def __call__(self, **parameters: Any) -> Any:
-        """Make the group, and return its last task."""
+        """Make the group and return it."""
         return self._factory(**parameters)
 
     def override(self, **group: Any) -> PromoteModel:

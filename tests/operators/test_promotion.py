@@ -73,9 +73,9 @@ def states(result, map_index=-1, steps=STEPS):
     return {step: str(getattr(state, "value", state)) for step, state in found.items()}
 
 
-def on_step(finish: Any, step: str, callback: Any, **when: Any) -> None:
+def on_step(group: Any, step: str, callback: Any) -> None:
     """Do something to the registry when a step begins."""
-    finish.dag.get_task(f"promote_model.{step}").on_execute_callback = [lambda context: callback(context["ti"])]
+    group.get_child_by_label(step).on_execute_callback = [lambda context: callback(context["ti"])]
 
 
 def test_one_model_is_promoted(dag_runner, connection, add, champion, client, schema):
@@ -93,7 +93,7 @@ def test_one_model_is_promoted(dag_runner, connection, add, champion, client, sc
             tags={"team": "risk"},
             registry_conn_id=connection,
         )
-        after(done.output)
+        after(done.get_child_by_label("finish").output)
 
     result = dag_runner.run(define)
     assert (result.state, states(result)) == ("success", DONE)
@@ -151,12 +151,12 @@ def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
         def models():
             return items
 
-        group = promote_model.partial(destination_catalog="prod", policy=POLICY, registry_conn_id=connection)
-        finish = group.expand_kwargs(models())
-        on_step(finish, "set_tags", move("moved"))
-        on_step(finish, "set_alias", move("overtaken"))
-        finish.dag.get_task("promote_model.set_alias")._post_execute_hook = after_alias
-        finish >> EmptyOperator(task_id="after")
+        factory = promote_model.partial(destination_catalog="prod", policy=POLICY, registry_conn_id=connection)
+        group = factory.expand_kwargs(models())
+        on_step(group, "set_tags", move("moved"))
+        on_step(group, "set_alias", move("overtaken"))
+        group.get_child_by_label("set_alias")._post_execute_hook = after_alias
+        group >> EmptyOperator(task_id="after")
 
     result = dag_runner.run(define)
     found = {model: states(result, index) for index, model in enumerate(stories)}
@@ -219,26 +219,40 @@ def test_a_promotion_that_was_taken_back_is_not_confirmed(dag_runner, connection
     add("fraud", 0.8, catalog="prod", champion=True)
 
     def define():
-        finish = promote_model(
+        group = promote_model(
             model_name=f"dev.{schema}.fraud", destination_catalog="prod", policy=POLICY, registry_conn_id=connection
         )
         back = lambda ti: client.set_registered_model_alias(f"prod.{schema}.fraud", "Champion", "1")  # noqa: E731
-        on_step(finish, "finish", back)
+        on_step(group, "finish", back)
 
     result = dag_runner.run(define)
     assert (result.state, states(result)) == ("failed", {**DONE, "finish": "failed"})
     assert "Clear the whole group" in result.output
 
 
-def test_no_list_no_promotion(dag_runner, connection):
+def test_what_fails_before_the_group_keeps_it_shut(dag_runner, connection, add, champion, schema):
+    name = add("fraud", 0.9)
+
     def define():
+        @task
+        def gate():
+            raise RuntimeError("shut")
+
         @task
         def models():
             raise RuntimeError("no list")
 
-        promote_model.partial(policy=POLICY, registry_conn_id=connection).expand(model_name=models())
+        common = {"policy": POLICY, "registry_conn_id": connection}
+        gate() >> promote_model(model_name=name, **common)
+        promote_model.override(group_id="mapped").partial(**common).expand(model_name=models())
 
-    assert dag_runner.run(define).state == "failed"
+    result = dag_runner.run(define)
+    steps = ("validate", "set_alias", "set_tags", "finish")
+    assert (result.state, states(result, steps=steps)) == (
+        "failed",
+        {**dict.fromkeys(steps, "upstream_failed"), "finish": "failed"},
+    )
+    assert champion("fraud", "dev") == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -34,4 +34,4 @@ with DAG("promote_many", schedule=None, default_args={**ON, "retry_delay": timed
         return sorted(outcome["version"] for outcome in outcomes if outcome["promoted"])
 
     promoted = promote_model.partial(policy=POLICY).expand_kwargs(list_models())
-    report(promoted.output)
+    report(promoted.get_child_by_label("finish").output)
