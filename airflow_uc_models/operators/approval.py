@@ -18,11 +18,11 @@ from airflow_uc_models.events import MODEL_VERSION_TAG_SET
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator, fail_without_retry
-from airflow_uc_models.operators.tag import SetModelVersionTagsOperator
 from airflow_uc_models.registry.approval import note_approval
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import Origin, origin_of
+from airflow_uc_models.registry.registration import resolve
 from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
@@ -166,11 +166,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         context["ti"].xcom_push(
             key="return_value", value=result
         )  # failing and skipping end the task before Airflow does
-        changes = {STATUS_TAG: answer.status, **tags}.items()
-        details = [
-            {"version": number, "tag_key": k, "tag_value": v, "from_value": before.tags.get(k)} for k, v in changes
-        ]
-        self.tell(context, MODEL_VERSION_TAG_SET, name, *details)
+        changes = _changes({STATUS_TAG: answer.status, **tags}, before)
+        self.tell(context, MODEL_VERSION_TAG_SET, name, *changes)
         self._emit(context)
         _keep(context, None)
         if not (answer.approved or self.fail_on_reject) and context["ti"].map_index not in (None, -1):
@@ -192,7 +189,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         )
 
 
-class SetModelVersionApprovalTagOperator(SetModelVersionTagsOperator):
+class SetModelVersionApprovalTagOperator(ModelVersionOperator):
     """Approve or reject a model version by the tag that the approval task of a Databricks deployment job looks for.
 
     The tag is named like that task, whose name begins with ``approval``. A run of the job that has failed there
@@ -216,7 +213,7 @@ class SetModelVersionApprovalTagOperator(SetModelVersionTagsOperator):
     template_fields: Sequence[str] = (*ModelVersionOperator.template_fields, "tag", "value")
 
     def __init__(self, *, tag: str, value: str = "Approved", **kwargs: Any) -> None:
-        super().__init__(tags={}, **kwargs)
+        super().__init__(**kwargs)
         self.tag = tag
         self.value = value
 
@@ -229,8 +226,13 @@ class SetModelVersionApprovalTagOperator(SetModelVersionTagsOperator):
             )
         if self.value not in _VALUES:
             raise InvalidArgumentError(f"value is one of {', '.join(_VALUES)}, not {self.value!r}: letter case counts.")
-        self.tags = {self.tag: self.value}
-        return (yield from super().call(registry, context))
+        tags = {self.tag: self.value}
+        registry.tag_rules().check(tags)
+        before = yield from resolve(registry, self.reference())
+        yield from registry.set_model_version_tag(before.name, before.version, self.tag, self.value)
+        self.link_to(context, before.name, before.version)
+        self.tell(context, MODEL_VERSION_TAG_SET, before.name, *_changes(tags, before))
+        return (yield from registry.get_model_version(before.name, before.version)).to_xcom()
 
 
 def run_page(registry: Registry, endpoint: Endpoint, run_id: str | None) -> Call[str]:
@@ -245,6 +247,16 @@ def run_page(registry: Registry, endpoint: Endpoint, run_id: str | None) -> Call
         return ""
     found = re.search(rf"/(\d+)/{re.escape(run_id)}/artifacts", run.artifact_uri or "")
     return f"{endpoint.web_url}/ml/experiments/{found[1]}/runs/{run_id}" if found else ""
+
+
+def _changes(tags: Mapping[str, str], before: ModelVersion) -> list[dict[str, Any]]:
+    """Return what setting tags changes, for the outlets."""
+    was = before.tags
+    changed = {key: value for key, value in tags.items() if was.get(key) != value}
+    return [
+        {"version": before.version, "tag_key": key, "tag_value": value, "from_value": was.get(key)}
+        for key, value in changed.items()
+    ]
 
 
 def _time_out(seconds: float | timedelta | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.mlflow_server import RunningServer
 from support.models import add_version, log_model
+from support.proxy import Fault, Recorded
 
 from scripts.demo.settings import USER
 
@@ -42,11 +43,17 @@ def client(stack):
     stack.api.trigger(IN_TIME, "late", {"name": "dev.many.late"})
     models = [
         {"model_name": "dev.many.good", "destination_model_name": "prod.many.good"},
-        {"model_name": "dev.many.undone", "tags": {"no!key": "x"}},
+        {"model_name": "dev.many.undone"},
         {"model_name": "dev.many.poor", "version": 1},
     ]
+    stack.proxy.faults.append(Fault(notes_promotion, status=403, body='{"error_code": "PERMISSION_DENIED"}'))
     stack.api.trigger(MANY, "many", {"models": models})
     return client
+
+
+def notes_promotion(request: Recorded) -> bool:
+    body = request.body or {}
+    return body.get("name") == "dev.many.undone" and body.get("key") == "promoted_by"
 
 
 def make_version(client: Any, name: str, accuracy: float) -> None:
@@ -174,3 +181,17 @@ def test_mapped_promotions_are_independent(stack, client):
     undone = client.get_registered_model("dev.many.undone")
     assert (undone.aliases, undone.tags["airflow_alias_history_Champion"]) == ({"Champion": "1"}, "1")
     assert client.get_registered_model("dev.many.poor").aliases == {}
+
+    clear = {
+        "dag_run_id": "many",
+        "task_ids": [[f"promote_model.{step}", 1] for step in good if step != "copy"],
+        "dry_run": False,
+        "only_failed": False,
+        "reset_dag_runs": True,
+    }
+    stack.api._answer("POST", f"/api/v2/dags/{MANY}/clearTaskInstances", json=clear)
+    assert ended(stack, MANY, "many") == "failed"  # by the poor one
+    assert task_states(stack, MANY, "many", 1) == good
+    undone = client.get_registered_model("dev.many.undone")
+    assert (undone.aliases, undone.tags["airflow_alias_history_Champion"]) == ({"Champion": "2"}, "1 2")
+    assert len(client.search_model_versions("name='dev.many.undone'")) == 2
