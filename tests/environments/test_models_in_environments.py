@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-import pyarrow as pa
+import psutil
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
@@ -30,7 +30,7 @@ PINNED = "1.8.0"
 X = Schema([ColSpec("double", "x")])
 
 
-# Tells what it runs with; prints to where messages could go. A file, as this module is not in the environment.
+# Tells what it runs with. A file, as this module is not in the environment.
 MODEL = """
 import os
 import sys
@@ -45,8 +45,6 @@ class SklearnVersion(mlflow.pyfunc.PythonModel):
             os.kill(os.getpid(), 9)
         if (model_input["x"] < 0).any():
             raise ValueError("x is negative")
-        print("printed by the model")
-        os.write(1, b"written by the model\\n")
         told = f"{sklearn.__version__} {'airflow' in sys.modules} {sorted(n for n in os.environ if 'AIRFLOW' in n)}"
         return [told] * len(model_input)
 
@@ -72,16 +70,6 @@ def cache(tmp_path_factory):
         folder = tmp_path_factory.mktemp("environments")
         patch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_FOLDER", str(folder))
         yield folder
-
-
-def test_a_model_runs_with_what_it_pins(pinned_model, monkeypatch):
-    monkeypatch.setenv("AIRFLOW_CONN_SECRET", "http://user:password@host")
-    environment = environment_of(pinned_model, label="models:/a.b.c/1")
-    assert environment.manager == "uv"
-    assert f"the model asks for scikit-learn=={PINNED}, and this worker has " in environment.reason
-    with environment.process(pinned_model) as model:
-        told = model.predict(pa.record_batch({"x": [1.0, 2.0]}))
-    assert told.to_pydict() == {"prediction": [f"{PINNED} False []"] * 2}
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +155,36 @@ def test_an_environment_has_what_is_asked_for_and_nothing_else(manager, monkeypa
     assert told.split() == ["tiny", sys.version.split()[0], "None"]
 
 
-@pytest.mark.parametrize("manager", ["uv"])
-def test_a_build_that_fails_is_told_without_passwords(manager, cache, monkeypatch, tmp_path, capfd):
-    for name in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"):
-        monkeypatch.setenv(name, "http://me:secret@127.0.0.1:9/simple")
+def test_a_build_that_fails_is_told_without_passwords(cache, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://me:secret@127.0.0.1:9/simple")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     (tmp_path / "requirements.txt").write_text("no-such-package-at-all==1.0")
     before = sorted(path for path in cache.iterdir() if path.is_dir())
-    with pytest.raises(ModelEnvironmentError) as error, environment_of(tmp_path, manager, "m").process(tmp_path):
+    with pytest.raises(ModelEnvironmentError) as error, environment_of(tmp_path, "uv", "m").process(tmp_path):
         pass
-    assert f"The environment of m could not be built: {manager} ended with" in str(error.value)
+    assert "The environment of m could not be built: uv ended with" in str(error.value)
     assert "no-such-package-at-all" in str(error.value)
     assert "secret" not in str(error.value) + "".join(capfd.readouterr())
     assert sorted(path for path in cache.iterdir() if path.is_dir()) == before
+
+
+BUILDING = """
+import sys
+from pathlib import Path
+from airflow_uc_models.environments.build import Builder
+folder = Path(sys.argv[1])
+lock = (folder / "lock").open("a")
+command = ["sh", "-c", "echo $$ > pid.tmp; mv pid.tmp pid; exec sleep 600"]
+Builder("uv", None, "m")._run(command, folder, lock.fileno())
+"""
+
+
+def test_a_build_ends_with_a_task_that_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", BUILDING, str(tmp_path)]) as task:
+        while not (tmp_path / "pid").exists():
+            assert task.poll() is None
+        build = psutil.Process(int((tmp_path / "pid").read_text()))
+        task.kill()
+    psutil.wait_procs([build], timeout=20)
+    assert not build.is_running()
