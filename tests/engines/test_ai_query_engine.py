@@ -300,6 +300,7 @@ def test_the_principal_needs_the_endpoint_the_table_and_the_warehouse(serving, s
         ({"input": "prod.ml_team.short"}, "has no column 'f0', 'f1'"),
         ({"input": "prod.ml_team.taken"}, "has the column 'prediction'"),
         ({"mode": "append", "output": "prod.ml_team.other"}, "has the columns x; this job would append id"),
+        ({"mode": "append", "on_bad_rows": "quarantine"}, "`scored_bad_rows` has the columns x; this job would append"),
         ({"engine_options": {"warehouse_id": "nothing"}}, "nothing is not a valid endpoint id"),
         ({"engine_options": {"endpoint": "nothing"}}, "given endpoint does not exist"),
     ],
@@ -308,6 +309,7 @@ def test_what_does_not_fit_is_told_before_anything_is_asked(serving, score, opti
     serving.tables.add("prod.ml_team.short", {"id": "string"})
     serving.tables.add("prod.ml_team.taken", {"prediction": "double", "f0": "double", "f1": "int"})
     serving.tables.add("prod.ml_team.other", {"x": "double"})
+    serving.tables.add("prod.ml_team.scored_bad_rows", {"x": "double"})
     result = score(**options)
     assert result.state == "failed"
     assert expected in result.output
