@@ -79,8 +79,7 @@ class ValidationBase(ModelOperator):
         # Also where the task then fails or skips: both end it before Airflow keeps what it returns.
         context["ti"].xcom_push(key=VERDICT_KEY, value=verdict)
         publish(context, verdict)
-        self._log_metrics(facts, origin, verdict)
-        self._write(verdict, origin.run_id)
+        self._write(verdict, facts, origin)
         return verdict
 
     def _facts(
@@ -140,13 +139,14 @@ class ValidationBase(ModelOperator):
             return None
         return f"runs:/{run_id}/{folder(verdict)}/{REPORT}"
 
-    def _write(self, verdict: Mapping[str, Any], run_id: str | None) -> None:
-        """Write tags and report; what approves a version is the last, and what rejects it the first."""
-        if verdict["approved"]:
-            self._log_report(verdict, run_id)
-        self.hook.run(_write_tags(self.hook.registry, verdict))
+    def _write(self, verdict: Mapping[str, Any], facts: Facts, origin: Origin) -> None:
+        """Write tags, metrics and report; what approves a version is the last, and what rejects it the first."""
         if not verdict["approved"]:
-            self._log_report(verdict, run_id)
+            self.hook.run(_write_tags(self.hook.registry, verdict))
+        self._log_metrics(facts, origin, verdict)
+        self._log_report(verdict, origin.run_id)
+        if verdict["approved"]:
+            self.hook.run(_write_tags(self.hook.registry, verdict))
 
     def _log_report(self, verdict: Mapping[str, Any], run_id: str | None) -> None:
         if verdict["report"] and run_id:
@@ -169,8 +169,8 @@ class ValidationBase(ModelOperator):
 class ValidateModelVersionOperator(ValidationBase):
     """Judge a version against the champion by a policy; fail unless it is approved.
 
-    Metrics are those of the version's logged model, else those of its run; a metric that neither has, or that is not
-    finite, refuses. Where the champion's model or alias does not exist yet, thresholds alone decide. A version that
+    Metrics are those that the policy's ``evaluation`` measures, if it has one, else those of the version's logged
+    model, else those of its run; a metric that none has, or that is not finite, refuses. Where the champion's model or alias does not exist yet, thresholds alone decide. A version that
     is the champion itself, or a copy of it, need not be better than itself.
 
     The verdict is written onto the version as tags: ``validation_status`` (``approved`` or ``rejected``),
@@ -184,7 +184,8 @@ class ValidateModelVersionOperator(ValidationBase):
     None.
 
     Raises: a rejected version, unless ``fail_on_rejection`` is off, after tags, report and XCom are written; a missing
-    candidate, or one that is not READY; a policy that is not one; an alias in other letter case.
+    candidate, or one that is not READY; a policy that is not one; an alias in other letter case; data of an
+    evaluation that cannot be read or do not fit a model; an environment that cannot be built.
 
     Privileges: Unity Catalog: EXECUTE on both models, APPLY TAG on the candidate's model or its ownership. MLflow
     basic auth: READ on both models and the experiments, EDIT on the candidate's model and, for the report, on the
