@@ -25,11 +25,7 @@ from airflow_uc_models.engines.spark import SparkEngine
 from airflow_uc_models.exceptions import InvalidArgumentError, PredictionError
 from airflow_uc_models.operators.inference import BatchInferenceOperator
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
-    # mlflow's own advice on models
-    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict` method:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
 
 KEY = "aaaa1111bbbb2222"
 
