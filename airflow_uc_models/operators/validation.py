@@ -170,8 +170,9 @@ class ValidateModelVersionOperator(ValidationBase):
     """Judge a version against the champion by a policy; fail unless it is approved.
 
     Metrics are those that the policy's ``evaluation`` measures, if it has one, else those of the version's logged
-    model, else those of its run; a metric that none has, or that is not finite, refuses. Where the champion's model or alias does not exist yet, thresholds alone decide. A version that
-    is the champion itself, or a copy of it, need not be better than itself.
+    model, else those of its run; a metric that none has, or that is not finite, refuses. Where the champion's model or
+    alias does not exist yet, thresholds alone decide. A version that is the champion itself, or a copy of it, need not
+    be better than itself.
 
     The verdict is written onto the version as tags: ``validation_status`` (``approved`` or ``rejected``),
     ``validation_reasons``, ``validated_against`` (``prod.ml_team.fraud/3`` or ``none``). The task log shows every

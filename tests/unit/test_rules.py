@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.flavors import flavors_of
 from airflow_uc_models.policies import Facts, MetricRule, PromotionPolicy
-from airflow_uc_models.quantities import age_text, parse_age, parse_size, size_text
+from airflow_uc_models.quantities import parse_size
 from airflow_uc_models.rules_metrics import slice_metric_name
 
 NO_SIGNATURE = {"require_signature": False, "compatible_signature": False}
@@ -233,51 +232,7 @@ def test_size(limit, size, passed):
     assert (found.candidate, found.against) == (size, parse_size("", limit))
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("500MB", 500_000_000), ("1.5 gb", 1_500_000_000), ("2GiB", 2 << 30), ("7", 7), ("7B", 7), (7, 7), (7.0, 7)],
-)
-def test_sizes_as_people_write_them(text, size):
-    assert parse_size("max_size", text) == size
-
-
-@pytest.mark.parametrize(
-    "text",
-    [0, -1, 0.5, 1.5, True, None, "", "MB", "-5MB", "5 XB", "0", "0.1B", "1e3", "5MB 3KB", [5], math.nan, math.inf],
-)
-def test_what_is_no_size(text):
-    with pytest.raises(InvalidArgumentError, match="max_size must be a number of bytes above 0"):
-        parse_size("max_size", text)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(1, "1 B"), (1000, "1 KB"), (1001, "1001 B"), (500_000_000, "500 MB"), (3 * 10**12, "3 TB")]
-)
-def test_sizes_are_told_whole(size, text):
-    assert size_text(size) == text
-
-
 # -- flavors
-
-
-def generic(loader):
-    return {"python_function": {"loader_module": loader}}
-
-
-@pytest.mark.parametrize(
-    ("flavors", "found"),
-    [
-        ({"sklearn": {}, **generic("mlflow.sklearn")}, {"sklearn"}),
-        (generic("mlflow.pyfunc.model"), {"python_function"}),
-        ({"sklearn": {}, **generic("my_code")}, {"sklearn", "python_function"}),
-        ({"sklearn": {}, "onnx": {}, **generic("mlflow.onnx")}, {"sklearn", "onnx"}),
-        ({"sklearn": {}, "python_function": None}, {"sklearn", "python_function"}),
-        ({}, set()),
-        (None, set()),
-    ],
-)
-def test_the_flavors_of_a_model(flavors, found):
-    assert flavors_of({"flavors": flavors}) == found
 
 
 @pytest.mark.parametrize(
@@ -316,45 +271,6 @@ def test_age(limit, age, passed):
     made = None if age is None else NOW - age
     assert check(policy(max_age=limit), Facts(made_at=made, as_of=NOW)).passed is passed
     assert not check(policy(max_age=limit), Facts(made_at=made)).passed  # without a clock
-
-
-@pytest.mark.parametrize(
-    ("text", "age"),
-    [
-        (30, timedelta(days=30)),
-        (0.5, timedelta(hours=12)),
-        ("30", timedelta(days=30)),
-        ("2w", timedelta(weeks=2)),
-        ("1 day", timedelta(days=1)),
-        ("90 min", timedelta(minutes=90)),
-        ("1.5 Hours", timedelta(minutes=90)),
-        (timedelta(seconds=1), timedelta(seconds=1)),
-    ],
-)
-def test_ages_as_people_write_them(text, age):
-    assert parse_age("max_age", text) == age
-
-
-@pytest.mark.parametrize(
-    "text", [0, -1, timedelta(0), timedelta(-1), True, None, "", "day", "-1d", "5 months", "m", 1e300, math.nan, [1]]
-)
-def test_what_is_no_age(text):
-    with pytest.raises(InvalidArgumentError, match="max_age must be a timedelta or a number of days above 0"):
-        parse_age("max_age", text)
-
-
-@pytest.mark.parametrize(
-    ("age", "text"),
-    [
-        (timedelta(days=30), "30 days"),
-        (timedelta(days=1), "1 day"),
-        (timedelta(hours=36), "1.5 days"),
-        (timedelta(minutes=90), "1.5 hours"),
-        (timedelta(0), "0 seconds"),
-    ],
-)
-def test_ages_are_told_shortly(age, text):
-    assert age_text(age) == text
 
 
 # -- smoke test
