@@ -17,6 +17,7 @@ from support.mlflow_server import RunningServer
 from support.models import add_version, log_model
 from support.proxy import Fault, Recorded
 
+from scripts.demo.errors import DemoError
 from scripts.demo.settings import USER
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
@@ -30,25 +31,40 @@ DEV, PROD = "dev.approvals.fraud", "prod.approvals.fraud"
 
 @pytest.fixture(scope="module")
 def client(stack):
-    """MLflow, with what is to be approved, and with Dags at work that need nobody."""
+    """MLflow, with what is to be approved."""
     stack.await_dags({ASK, MANY, IN_TIME})
     server = RunningServer(stack.mlflow_url)
     for seed, accuracy in enumerate((0.85, 0.91)):
         add_version(server, DEV, log_model(server, metrics={"accuracy": accuracy}, seed=seed))
-    client = server.client()
+    return server.client()
+
+
+@pytest.fixture(scope="module")
+def alone(stack, client):
+    """Runs that need nobody."""
     for name, accuracies in {"good": [0.9], "undone": [0.7, 0.9], "poor": [0.3], "late": [0.9]}.items():
         for accuracy in accuracies:
             make_version(client, f"dev.many.{name}", accuracy)
     client.set_registered_model_alias("dev.many.undone", "Champion", "1")
-    stack.api.trigger(IN_TIME, "late", {"name": "dev.many.late"})
+    trigger(stack, IN_TIME, "late", {"name": "dev.many.late"})
     models = [
         {"model_name": "dev.many.good", "destination_model_name": "prod.many.good"},
         {"model_name": "dev.many.undone"},
         {"model_name": "dev.many.poor", "version": 1},
     ]
     stack.proxy.faults.append(Fault(notes_promotion, status=403, body='{"error_code": "PERMISSION_DENIED"}'))
-    stack.api.trigger(MANY, "many", {"models": models})
-    return client
+    trigger(stack, MANY, "many", {"models": models})
+
+
+def trigger(stack: Any, dag_id: str, run_id: str, params: dict[str, Any]) -> None:
+    """Start a run; on a busy machine Airflow may find its SQLite locked for too long."""
+    for left in range(5, -1, -1):
+        try:
+            return stack.api.trigger(dag_id, run_id, params)
+        except DemoError as error:
+            if not left or "Database error" not in str(error):
+                raise
+    return None
 
 
 def notes_promotion(request: Recorded) -> bool:
@@ -113,7 +129,7 @@ def answer(stack: Any, page: Any, version: int, option: str) -> str:
     """Trigger a run, find what it asks among the required actions, answer it; return what the page showed."""
     run_id = f"version-{version}"
     params = {"registry_conn_id": "watched", "schema": "approvals", "model": "fraud", "version": version}
-    stack.api.trigger(ASK, run_id, params)
+    trigger(stack, ASK, run_id, params)
     details = f"/api/v2/dags/{ASK}/dagRuns/{run_id}/hitlDetails"
     until(lambda: stack.api.get(details)["total_entries"], lambda: stack.api.tasks(ASK, run_id))
     page.goto(f"{stack.airflow_url}/required_actions?response_received=false")
@@ -161,7 +177,7 @@ def test_clicks_decide_whether_the_champion_changes(stack, client, page):
     assert len(client.search_model_versions(f"name='{PROD}'")) == 1
 
 
-def test_a_time_out_is_a_rejection(stack, client):
+def test_a_time_out_is_a_rejection(stack, client, alone):
     assert ended(stack, IN_TIME, "late") == "failed"
     tags = client.get_model_version("dev.many.late", "1").tags
     assert (tags["approval_status"], tags["rejected_by"]) == ("rejected", "time-out")
@@ -170,7 +186,7 @@ def test_a_time_out_is_a_rejection(stack, client):
     assert task["try_number"] == 1
 
 
-def test_mapped_promotions_are_independent(stack, client):
+def test_mapped_promotions_are_independent(stack, client, alone):
     assert ended(stack, MANY, "many") == "failed"
     good = dict.fromkeys(("validate", "copy", "set_alias", "set_tags", "finish"), "success")
     assert task_states(stack, MANY, "many", 0) == good
