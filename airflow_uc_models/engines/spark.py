@@ -216,7 +216,8 @@ def _batches_of(spark: Any, rows: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        spark.conf.set(_BATCH, before)
+        with suppress(Exception):  # Java may be gone
+            spark.conf.set(_BATCH, before)
 
 
 @contextmanager
