@@ -62,11 +62,9 @@ def _promote(
         options = {"fail_on_reject": fail_on_rejection, **({} if approval is True else approval)}
         steps["approve"] = _ask(validate, {**options, **common})
     if destination_model_name is not None or destination_catalog is not None:
+        destination = validate.output["destination_model_name"]
         steps["copy"] = CopyToDestination(
-            task_id="copy",
-            destination_model_name=validate.output["destination_model_name"],
-            **_version(validate),
-            **common,
+            task_id="copy", destination_model_name=destination, **_version(validate), **common
         )
     _promote_version(steps, alias, tags, common)
 
