@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from datetime import timedelta
 from functools import partial
 
@@ -263,6 +264,7 @@ def test_a_killed_task_cancels_its_statement(serving, score) -> None:
 
     killer, before = threading.Thread(target=kill), signal.getsignal(signal.SIGTERM)
     killer.start()
+    began = time.monotonic()
     try:
         result = score(engine_options={"poll_interval": 60})
     finally:
@@ -270,6 +272,7 @@ def test_a_killed_task_cancels_its_statement(serving, score) -> None:
         signal.signal(signal.SIGTERM, before)
     assert result.state == "failed"
     assert [statement.state for statement in serving.warehouses] == ["CANCELED"]
+    assert time.monotonic() - began < 60, "it slept on"
 
 
 @BOTH

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -246,15 +247,16 @@ def test_a_killed_task_cancels_its_run(workspace, score) -> None:
     add_model(workspace)
     hold = threading.Event()
     workspace.runs.plan(hold=hold, states=("RUNNING", "TERMINATED"))
-    seen = workspace.faults.add("runs/get$", delay=0.01, count=2)
+    _, second = (workspace.faults.add("runs/get$", delay=0.01) for _ in range(2))
 
     def kill():
-        seen.seen.wait(60)
+        second.seen.wait(60)
         os.kill(os.getpid(), signal.SIGTERM)
 
     killer = threading.Thread(target=kill)
     before = signal.getsignal(signal.SIGTERM)
     killer.start()
+    began = time.monotonic()
     try:
         result = score(engine_options={"poll_interval": 60})
     finally:
@@ -264,6 +266,7 @@ def test_a_killed_task_cancels_its_run(workspace, score) -> None:
     assert "CANCELED" in result.output
     [run] = workspace.runs
     assert run.is_cancelled
+    assert time.monotonic() - began < 60, "it slept on"
 
 
 def test_the_principal_needs_its_folder_and_the_model(workspace, score, monkeypatch) -> None:
