@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.branch import BranchMixIn
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 
+from airflow_uc_models.compat import AirflowSkipException
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.operators.validation import ValidationBase
+from airflow_uc_models.validation_report import version_label
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -22,7 +24,8 @@ class BranchOnModelValidationOperator(ValidationBase, BranchMixIn):
 
     XCom: the list of followed task ids; the verdict under the key ``verdict`` and by field, such as ``approved``.
 
-    Raises: task ids that are not directly downstream, before anything is asked; else as ValidateModelVersionOperator.
+    Raises: task ids that are not directly downstream, and being mapped or in a mapped task group, where Airflow would
+    run both branches, before anything is asked; else as ValidateModelVersionOperator.
 
     Privileges: as ValidateModelVersionOperator.
     Registries: MLflow server, Unity Catalog on Databricks.
@@ -48,6 +51,11 @@ class BranchOnModelValidationOperator(ValidationBase, BranchMixIn):
 
     def perform(self, context: Context) -> Any:
         """Judge the version and skip what the verdict does not name."""
+        if _is_mapped(context):
+            raise InvalidArgumentError(
+                f"{self.task_id!r} is mapped or in a mapped task group, where Airflow skips no branch and would run "
+                "both. Use ShortCircuitOnModelValidationOperator or ValidateModelVersionOperator there."
+            )
         approved = self._branches("follow_if_approved", self.follow_if_approved, context)
         rejected = self._branches("follow_if_rejected", self.follow_if_rejected or [], context)
         if set(approved) <= set(rejected):
@@ -74,7 +82,8 @@ class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
     """Judge a version like ValidateModelVersionOperator, and skip what is downstream unless it is approved.
 
     It skips as Airflow's ShortCircuitOperator does: teardown tasks are left alone, and a rejection does not fail the
-    task.
+    task. Where it is mapped or in a mapped task group, Airflow would skip nothing downstream, and so the task itself is
+    skipped; what comes next follows by its trigger rule.
 
     XCom: as ValidateModelVersionOperator.
 
@@ -98,6 +107,8 @@ class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
         verdict = self.judge(context)
         if not verdict["approved"]:
             context["ti"].xcom_push(key="return_value", value=verdict)
+            if _is_mapped(context):
+                raise AirflowSkipException(f"{version_label(verdict)} is rejected.")
             self.skip(ti=context["ti"], tasks=self._skipped(context))  # it ends the task
         return verdict
 
@@ -105,3 +116,8 @@ class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
         task = context["task"]
         relatives = task.get_flat_relatives if self.ignore_downstream_trigger_rules else task.get_direct_relatives
         return (relative for relative in relatives(upstream=False) if not relative.is_teardown)
+
+
+def _is_mapped(context: Context) -> bool:
+    """Whether this is one of many: what SkipMixin skips of those runs nevertheless, and the gate would stand open."""
+    return context["ti"].map_index not in (None, -1)

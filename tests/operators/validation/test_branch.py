@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import TaskGroup
+from airflow.sdk import TaskGroup, task_group
 from support.validation import NOT_WORSE, tags_of
 
 from airflow_uc_models.operators import BranchOnModelValidationOperator
@@ -89,6 +89,31 @@ def test_a_branch_that_leads_nowhere_fails_before_any_call(branch, proxy, monkey
     assert result.task_state("gate") == "failed"
     assert result.task_state("promote") == "upstream_failed"
     assert message in result.output
+    assert proxy.take() == []
+
+
+def test_a_mapped_branch_fails_before_any_call(dag_runner, proxy, monkeypatch, model_name):
+    """Airflow would run both branches."""
+    monkeypatch.setenv("AIRFLOW_CONN_THROUGH", proxy.connection_json())
+
+    def define():
+        @task_group
+        def each(version):
+            gate = BranchOnModelValidationOperator(
+                task_id="gate",
+                model_name=model_name,
+                version=version,
+                policy=NOT_WORSE,
+                registry_conn_id="through",
+                follow_if_approved="each.promote",
+            )
+            gate >> EmptyOperator(task_id="promote")
+
+        each.expand(version=[1])
+
+    result = dag_runner.run(define)
+    assert (result.ti("each.gate", 0).state, result.ti("each.promote", 0).state) == ("failed", "upstream_failed")
+    assert "'each.gate' is mapped or in a mapped task group" in result.output
     assert proxy.take() == []
 
 
