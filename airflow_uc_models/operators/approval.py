@@ -107,7 +107,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         """Ask, unless an earlier try was answered and could not write that down."""
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         self.hook.registry.tag_rules()
-        if kept := _kept(context):
+        if kept := _kept(context, self._asked(context)):
             return self._conclude(context, kept)
         request = self._request(name, number)
         self.link_to(context, name, number)
@@ -121,8 +121,14 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         with fail_without_retry():
             if "error" in event:
                 self.process_trigger_event_error(event)
-            _keep(context, event)
+            _keep(context, event, self._asked(context))
             return self._conclude(context, event)
+
+    def _asked(self, context: Context) -> str:
+        """Return what an answer is an answer to; another version, or this one after a clear, is another question."""
+        name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
+        # Clearing raises max_tries, and leaves what is kept for retries where it is.
+        return f"{name}/{number} {context['ti'].max_tries}"
 
     def _request(self, name: str, number: int) -> ApprovalRequest:
         registry, endpoint = self.hook.registry, self.hook.endpoint
@@ -268,14 +274,16 @@ def _time_out(seconds: float | timedelta | None) -> dict[str, Any]:
     return {"response_timeout" if named else "execution_timeout": wait}
 
 
-def _kept(context: Context) -> dict[str, Any] | None:
+def _kept(context: Context, asked: str) -> dict[str, Any] | None:
     """Return the answer that an earlier try could not write down; Airflow keeps none before 3.3."""
     store: Any = context.get("task_state_store")
     kept = store.get(_ANSWER_KEY) if store is not None else None
-    return {**kept, "responded_at": datetime.fromisoformat(kept["responded_at"])} if kept else None
+    if not kept or kept.get("asked") != asked:
+        return None
+    return {**kept, "responded_at": datetime.fromisoformat(kept["responded_at"])}
 
 
-def _keep(context: Context, event: Mapping[str, Any] | None) -> None:
+def _keep(context: Context, event: Mapping[str, Any] | None, asked: str = "") -> None:
     store: Any = context.get("task_state_store")
     if store is None:
         return
@@ -284,5 +292,5 @@ def _keep(context: Context, event: Mapping[str, Any] | None) -> None:
     else:
         user = event.get("responded_by_user")
         kept = {"chosen_options": list(event["chosen_options"]), "params_input": event.get("params_input") or {}}
-        at = event["responded_at"].isoformat()
-        store.set(_ANSWER_KEY, {**kept, "responded_by_user": dict(user) if user else None, "responded_at": at})
+        at, by = event["responded_at"].isoformat(), dict(user) if user else None
+        store.set(_ANSWER_KEY, {**kept, "responded_by_user": by, "responded_at": at, "asked": asked})

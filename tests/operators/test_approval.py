@@ -153,7 +153,12 @@ def test_while_it_waits_the_version_is_pending(approve, client, model_name):
     assert seen == [{"approval_status": "pending"}]
 
 
-@pytest.mark.skipif("task_state_store" not in Context.__annotations__, reason="Airflow keeps no state before 3.3")
+KEEPS_STATE = pytest.mark.skipif(
+    "task_state_store" not in Context.__annotations__, reason="Airflow keeps no state before 3.3"
+)
+
+
+@KEEPS_STATE
 def test_an_answer_that_could_not_be_written_is_not_asked_for_again(approve, client, model_name, proxy, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_FAULTY", proxy.connection_json(max_retry_seconds=0.1))
     down = Fault(lambda r: r.body and r.body.get("key") == "approved_by", times=2)
@@ -164,6 +169,23 @@ def test_an_answer_that_could_not_be_written_is_not_asked_for_again(approve, cli
     assert result.ti("approve").try_number > 1
     assert approval_tags(client, model_name)["approved_by"] == "ann"
     assert down.seen.is_set()
+
+
+@KEEPS_STATE
+@pytest.mark.parametrize(("version", "cleared"), [(9, False), (2, True)])
+def test_an_answer_to_another_question_approves_nothing(approve, client, model_name, version, cleared):
+    """What a try kept, Airflow keeps beyond a clear; by then the version may be another one."""
+
+    def before(context):
+        kept = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": ANN}
+        at = {"responded_at": datetime.now(UTC).isoformat()}
+        tries = context["ti"].max_tries - cleared
+        context["task_state_store"].set("uc_models_approval", kept | at | {"asked": f"{model_name}/{version} {tries}"})
+
+    with answering("Reject") as asked:
+        result = approve(on_execute_callback=before)
+    assert (len(asked), result.task_state("promote")) == (1, "upstream_failed")
+    assert approval_tags(client, model_name)["approval_status"] == "rejected"
 
 
 def test_each_of_many_is_asked_for(dag_runner, connection, client, model_name):
