@@ -19,7 +19,7 @@ from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.series import series
 from airflow_uc_models.engines.signature_check import check_signature
-from airflow_uc_models.engines.spark_script import script
+from airflow_uc_models.engines.spark_script import params_of, script
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -181,19 +181,7 @@ def parameters_of(
     return {
         "model_uri": version.uri,
         "registry_uri": registry_uri,
-        "input": job.input,
-        "input_format": job.input_format,
-        "output": job.output,
-        "mode": job.mode,
-        "partition_by": list(job.partition_by),
-        "keep_columns": None if job.keep_columns is None else list(job.keep_columns),
-        "metadata": list(job.metadata_columns),
-        "model_name": version.name,
-        "model_version": version.version,
-        "scored_at": job.scored_at.isoformat(),
-        "key": job.key,
-        "on_bad_rows": job.on_bad_rows,
-        "bad_rows_output": job.bad_rows_output,
+        **params_of(job, version),
         "env_manager": "local",
         "score_batch": is_feature_store_model(mlmodel),
     }

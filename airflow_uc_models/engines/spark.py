@@ -24,8 +24,10 @@ from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
 from airflow_uc_models.engines.local_plan import plan_of
 from airflow_uc_models.engines.spark_places import is_remote
 from airflow_uc_models.engines.spark_plan import JobError, Source, open_input
+from airflow_uc_models.engines.spark_script import params_of
 from airflow_uc_models.engines.spark_sessions import OPTIONS, check_options, spark_session
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.environments.environment import LOCAL, UV, VIRTUALENV, environment_of
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
@@ -90,12 +92,18 @@ class SparkEngine:
             _refuse_passing_table(spark, job, is_given=is_given)
             table: Any = _Table.of(open_input(spark, job.input, job.input_format))
             plan_of(job, table, mlmodel, version)
-            self._params = params_of(job, version, files)
+            manager, reason = env_manager_of(job, files, version.uri, on_this_worker=_is_here(spark))
+            self._params = {
+                **params_of(job, version),
+                "model_path": str(files),
+                "env_manager": manager,
+                "result_type": job.options.get("result_type"),
+            }
             self._spark = spark
             stack.callback(self._forget)
             with _named(spark, self._name):
                 told = spark_job.run(spark, self._params)
-            details = {"spark_version": str(spark.version)}
+            details = {"spark_version": str(spark.version), "env_manager": manager, "env_reason": reason}
         return Scored(told["rows"], round(time.monotonic() - started, 3), told["bad_rows"], details)
 
     def cancel(self) -> None:
@@ -136,26 +144,25 @@ def _refuse_passing_table(spark: Any, job: InferenceJob, *, is_given: bool) -> N
         )
 
 
-def params_of(job: InferenceJob, version: ModelVersion, files: Path) -> dict[str, Any]:
-    """Return what the job in Spark is told."""
-    return {
-        "model_path": str(files),
-        "input": job.input,
-        "input_format": job.input_format,
-        "output": job.output,
-        "mode": job.mode,
-        "partition_by": list(job.partition_by),
-        "keep_columns": None if job.keep_columns is None else list(job.keep_columns),
-        "metadata": list(job.metadata_columns),
-        "model_name": version.name,
-        "model_version": version.version,
-        "scored_at": job.scored_at.isoformat(),
-        "key": job.key,
-        "on_bad_rows": job.on_bad_rows,
-        "bad_rows_output": job.bad_rows_output,
-        "env_manager": job.env_manager or "local",
-        "result_type": job.options.get("result_type"),
-    }
+def env_manager_of(job: InferenceJob, files: Path, label: str, *, on_this_worker: bool) -> tuple[str, str]:
+    """Return where the model's packages come from, and why.
+
+    :param files: the model's
+    :param on_this_worker: whether Spark runs here, with packages that can be looked at
+    """
+    if job.env_manager is not None:
+        return job.env_manager, "env_manager says so"
+    if not on_this_worker:
+        return LOCAL, "what the cluster has cannot be compared with what the model asks for"
+    environment = environment_of(files, None, label)
+    manager = environment.manager
+    if manager == UV and shutil.which(UV) is None:  # mlflow looks for it on the PATH only
+        manager = VIRTUALENV
+    return manager, environment.reason
+
+
+def _is_here(spark: Any) -> bool:
+    return not is_remote(spark) and str(spark.sparkContext.master).startswith("local")
 
 
 @dataclass(frozen=True)

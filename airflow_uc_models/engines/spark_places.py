@@ -236,7 +236,11 @@ class RemoteFolders:
         tagged = frame.observe(counted, F.count(F.lit(1)).alias("rows")).withColumn(RUN_COLUMN, F.lit(self.job.key))
         writer = tagged.write.mode("overwrite").option("partitionOverwriteMode", "dynamic")
         writer.partitionBy(RUN_COLUMN).parquet(place)
-        return int(counted.get["rows"])
+        rows = int(counted.get["rows"])
+        if not rows:  # then there was no partition to be replaced, and what an earlier try wrote is still there
+            part = f"{place.rstrip('/')}/{RUN_COLUMN}={self.job.key}"
+            frame.limit(0).write.mode("overwrite").parquet(part)
+        return rows
 
 
 class SessionTables(_Beside):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
+
+from airflow_uc_models.engines.job import InferenceJob
+from airflow_uc_models.entities import ModelVersion
 
 # Each imports only what stands before it.
 _MODULES = ("spark_plan", "spark_stores", "spark_places", "spark_function", "spark_job")
@@ -14,6 +18,25 @@ def script() -> str:
     """Return the modules' source as one, with ``run(spark, params)`` and ``main()`` in it."""
     sources = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES]
     return "from __future__ import annotations\n\n" + "\n\n".join(_without_own_imports(text) for text in sources)
+
+
+def params_of(job: InferenceJob, version: ModelVersion) -> dict[str, Any]:
+    """Return what ``run`` is told of the job, as plain JSON; where the model is and its packages come is left out."""
+    return {
+        "input": job.input,
+        "input_format": job.input_format,
+        "output": job.output,
+        "mode": job.mode,
+        "partition_by": list(job.partition_by),
+        "keep_columns": None if job.keep_columns is None else list(job.keep_columns),
+        "metadata": list(job.metadata_columns),
+        "model_name": version.name,
+        "model_version": version.version,
+        "scored_at": job.scored_at.isoformat(),
+        "key": job.key,
+        "on_bad_rows": job.on_bad_rows,
+        "bad_rows_output": job.bad_rows_output,
+    }
 
 
 def _without_own_imports(source: str) -> str:

@@ -21,6 +21,7 @@ from mlflow.types import ColSpec, Schema
 from support.models import add_version, log_model
 
 from airflow_uc_models.engines import InferenceJob, spark_sessions
+from airflow_uc_models.engines import spark as spark_engine
 from airflow_uc_models.engines.spark import SparkEngine
 from airflow_uc_models.exceptions import InvalidArgumentError, PredictionError
 from airflow_uc_models.operators.inference import BatchInferenceOperator
@@ -76,6 +77,8 @@ def test_the_operator_scores_with_the_session_of_the_process(spark, infer, class
         "bad_rows": 1,
         "bad_rows_output": str(tmp_path / "out.bad_rows"),
         "spark_version": spark.version,
+        "env_manager": "local",
+        "env_reason": "this worker has what the model asks for",
     }
     found = pq.read_table(tmp_path / "out").to_pandas().set_index("id")
     assert list(found.columns) == ["prediction", "model_name", "model_version", "scored_at"]
@@ -136,6 +139,23 @@ def test_an_address_takes_its_credentials_from_a_connection():
         conn_id="c", host="spark.example", port=None, login="ann", password="a/b", extra_dejson={"use_ssl": True}
     )
     assert spark_sessions._address(connection) == "sc://spark.example:15002/;user_id=ann;token=a%2Fb;use_ssl=true"
+
+
+@pytest.mark.parametrize(
+    ("asked", "pins", "here", "manager"),
+    [
+        ("virtualenv", "mlflow", True, "virtualenv"),
+        (None, "mlflow", True, "local"),
+        (None, "scikit-learn==1.2.0", True, "uv"),
+        (None, "scikit-learn==1.2.0", False, "local"),
+    ],
+)
+def test_packages_come_from_where_the_model_has_them(tmp_path, monkeypatch, asked, pins, here, manager):
+    (tmp_path / "requirements.txt").write_text(pins)
+    (tmp_path / "MLmodel").write_text("flavors: {python_function: {}}")
+    monkeypatch.setattr(spark_engine.shutil, "which", lambda program: f"/bin/{program}")
+    work = job(env_manager=asked)
+    assert spark_engine.env_manager_of(work, tmp_path, "models:/a.b.c/1", on_this_worker=here)[0] == manager
 
 
 # -- on a session of the process, without a registry
@@ -207,7 +227,7 @@ def test_cancelling_ends_the_job_and_removes_what_it_wrote(spark, version, tmp_p
         thread.join(0.05)
     assert any(path.name.startswith(".out.") for path in tmp_path.iterdir())
     engine.cancel()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.py", "in.parquet", "model", "predicts"]
+    assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
     thread.join(30)
     assert len(raised) == 1
 
@@ -234,20 +254,19 @@ for name, options in json.loads(sys.argv[4]).items():
 """
 
 
-def test_sessions_of_its_own_are_gone_in_the_end(version, tmp_path):
-    """One of Spark in this machine's Java, and one of Spark Connect; a process of its own, which has neither."""
+@pytest.mark.parametrize("way", [{"master": "local[1]"}, pytest.param({"remote": "local[1]"}, marks=pytest.mark.soak)])
+def test_sessions_of_its_own_are_gone_in_the_end(version, tmp_path, way):
+    """Of Spark in this machine's Java, or of Spark Connect; a process of its own, which has neither."""
     if shutil.which("java") is None:
         pytest.skip("there is no java on this machine")
     version(TRIPLES, [ColSpec("double", "x")], [ColSpec("double")])
     pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "in.parquet")
-    ways = {"classic": {"master": "local[1]"}, "connect": {"remote": "local[1]"}}
-    arguments = [tmp_path / "model", tmp_path / "in.parquet", tmp_path, json.dumps(ways)]
+    arguments = [tmp_path / "model", tmp_path / "in.parquet", tmp_path, json.dumps({"out": way})]
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert told == [{"rows": 2, "variables": [], "children": []}] * 2
-    for name in ways:
-        found = pq.read_table(tmp_path / name).to_pydict()
-        assert found == {"x": [1.0, 2.0], "prediction": [3.0, 6.0], "dag_run_key": [KEY, KEY]}
+    assert told == [{"rows": 2, "variables": [], "children": []}]
+    found = pq.read_table(tmp_path / "out").to_pydict()
+    assert found == {"x": [1.0, 2.0], "prediction": [3.0, 6.0], "dag_run_key": [KEY, KEY]}
