@@ -41,7 +41,7 @@ class EnvironmentCache:
     @classmethod
     def configured(cls) -> EnvironmentCache:
         """Return the cache that the section ``[uc_models]`` of Airflow's configuration names."""
-        from airflow.sdk import conf
+        from airflow_uc_models.compat import conf
 
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "airflow-uc-models" / "environments"
         folder = conf.get(SECTION, FOLDER_OPTION, fallback=None) or str(default)
@@ -50,7 +50,13 @@ class EnvironmentCache:
             most_bytes = int(float(gigabytes) * 1e9)
         except ValueError:
             raise InvalidArgumentError(f"[{SECTION}] {SIZE_OPTION} must be a number, not {gigabytes!r}.") from None
-        return cls(Path(folder).expanduser(), most_bytes)
+        try:
+            return cls(Path(folder).expanduser(), most_bytes)
+        except RuntimeError:
+            raise InvalidArgumentError(
+                f"Environments of models have no place: this user has no home folder. Set [{SECTION}] {FOLDER_OPTION} "
+                "in Airflow's configuration, or env_manager='local'."
+            ) from None
 
     @contextmanager
     def environment(self, key: str, build: Callable[[Path, int], None]) -> Iterator[Path]:
@@ -69,7 +75,7 @@ class EnvironmentCache:
                     break
                 fcntl.flock(lock, fcntl.LOCK_UN)
                 self._build(place, lock, build)
-            os.utime(place / _MARKER)
+            _note_use(place)
             yield place
 
     @contextmanager
@@ -83,7 +89,7 @@ class EnvironmentCache:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 is_there = self._is_complete(self.folder / key)
                 if is_there:
-                    os.utime(self.folder / key / _MARKER)
+                    _note_use(self.folder / key)
             except BlockingIOError:
                 is_there = False
             yield self.folder / key if is_there else None
@@ -96,8 +102,9 @@ class EnvironmentCache:
         note = self._note(about)
         if self.recall(about) != key:
             temporary = note.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(key, encoding="utf-8")
-            temporary.replace(note)
+            with suppress(OSError):
+                temporary.write_text(key, encoding="utf-8")
+                temporary.replace(note)
 
     def recall(self, about: str) -> str | None:
         """Return what ``remember`` noted last; None if nothing."""
@@ -126,7 +133,10 @@ class EnvironmentCache:
         temporary = place / f"{_MARKER}.tmp"
         temporary.write_text(json.dumps({"bytes": size}), encoding="utf-8")
         temporary.replace(place / _MARKER)
-        self._make_room(place)
+        try:
+            self._make_room(place)
+        except OSError as error:  # the environment is good, all the same
+            log.warning("Old environments could not be removed: %s", error)
 
     def _make_room(self, newest: Path) -> None:
         """Remove what no task uses: leftovers first, then what was not used for the longest time."""
@@ -138,8 +148,9 @@ class EnvironmentCache:
                 else:
                     self._remove_unused(place)
         for note in self.folder.glob("*.note"):
-            if not (self.folder / note.read_text(encoding="utf-8") / _MARKER).exists():
-                note.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # others make room, too
+                if not (self.folder / note.read_text(encoding="utf-8") / _MARKER).exists():
+                    note.unlink()
         total = _size(newest) + sum(size for _, size, _ in by_age)
         if _size(newest) > self.most_bytes:
             log.warning("The environment %s alone takes %.1f GB, more than the cache may", newest, _size(newest) / 1e9)
@@ -182,6 +193,11 @@ def _size(place: Path) -> int:
     with suppress(OSError, ValueError, KeyError):
         return int(json.loads((place / _MARKER).read_text(encoding="utf-8"))["bytes"])
     return 0
+
+
+def _note_use(place: Path) -> None:
+    with suppress(PermissionError):  # another user has built it
+        os.utime(place / _MARKER)
 
 
 def _last_use(place: Path) -> float:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import conf
-
+from airflow_uc_models.compat import conf
 from airflow_uc_models.engines import Ended, InferenceEngine, InferenceJob, Scored, Waiting, engine_of
 from airflow_uc_models.engines.job import METADATA_COLUMNS
 from airflow_uc_models.entities import ModelVersion
@@ -74,7 +73,8 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
     Privileges: Unity Catalog: EXECUTE on the model, USE CATALOG and USE SCHEMA above it. MLflow basic auth: READ.
     ``databricks``: also SELECT on the input table, CREATE TABLE in the output's schema or MODIFY on the output, and
-    serverless compute; ``ai_query``: these on both tables, CAN USE on the warehouse, CAN QUERY on the endpoint.
+    serverless compute, CAN EDIT on the folder of the notebook; ``ai_query``: these on both tables, CAN USE on the
+    warehouse, CAN VIEW and CAN QUERY on the endpoint.
     Registries: all; ``databricks`` and ``ai_query`` take models in Unity Catalog on Databricks only.
 
     :param model_uri: ``models:/catalog.schema.model@alias`` or ``models:/catalog.schema.model/version``
