@@ -121,9 +121,9 @@ class PromoteModel:
 
     The group's tasks are ``validate``, ``approve`` (with ``approval``), ``copy`` (with a destination), ``set_alias``,
     ``set_tags`` and ``finish``. If one of them fails after the alias moved, or its worker dies, ``finish`` takes the
-    alias back to the version it had before, or deletes it if there was none, and fails. It leaves the alias where it
-    is if somebody else has moved it since. Mapped models are independent of each other. To try again, clear the whole
-    group: the version that is there already is found, not copied once more.
+    alias back to the version it had before, or deletes it if there was none, and fails; it has three retries at least.
+    It leaves the alias where it is if somebody else has moved it since. Mapped models are independent of each other. To
+    try again, clear the whole group: the version that is there already is found, not copied once more.
 
     A rejected model, by the policy or by an approver, fails ``finish`` and so what comes after the group; with
     ``fail_on_rejection=False`` all of that is skipped.

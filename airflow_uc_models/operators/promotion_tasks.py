@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 _MAX_TAG = 1_000
+_RETRIES = 3
 _SUCCESS, _SKIPPED = "success", "skipped"
 
 
@@ -59,6 +60,11 @@ class ValidateCandidate(ValidateModelVersionOperator):
 
     def _destination(self) -> str:
         registry = self.hook.registry
+        given = {"destination_model_name": self.champion_model_name, "destination_catalog": self.destination_catalog}
+        for parameter, value in given.items():
+            # Not as if it were left out: the model would become champion where it is.
+            if value is not None and str(value).strip() in ("", "None"):
+                raise InvalidArgumentError(f"{parameter} is {value!r}: its template rendered to nothing.")
         source = ModelName.parse(registry.normalize(self.model_name))
         if not self.destination_catalog:
             return registry.normalize(self.champion_model_name or source)
@@ -122,6 +128,8 @@ class FinishPromotion(ModelRegistryOperator):
 
     def __init__(self, *, steps: Mapping[str, str], alias: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Whatever the Dag's default is: if this worker dies, nothing else takes the alias back.
+        self.retries = max(self.retries or 0, _RETRIES)
         self.steps = steps
         self.alias = alias
 

@@ -230,6 +230,27 @@ def test_a_promotion_that_was_taken_back_is_not_confirmed(dag_runner, connection
     assert "Clear the whole group" in result.output
 
 
+def test_the_alias_goes_back_though_a_worker_dies_while_it_does(dag_runner, connection, add, champion, client, schema):
+    """The Dag asks for no retries."""
+    add("fraud", 0.9)
+    died = []
+
+    def die_once(context):
+        if not died:
+            died.append(context["ti"].try_number)
+            raise RuntimeError("as if the worker had died")
+
+    def define():
+        group = promote_model(
+            model_name=f"dev.{schema}.fraud", policy=POLICY, tags={"no!key": "x"}, registry_conn_id=connection
+        )
+        group.get_child_by_label("finish")._pre_execute_hook = die_once
+
+    result = dag_runner.run(define)
+    assert (result.state, died) == ("failed", [1])
+    assert champion("fraud", "dev") == (None, None)
+
+
 def test_what_fails_before_the_group_keeps_it_shut(dag_runner, connection, add, champion, schema):
     name = add("fraud", 0.9)
 
@@ -278,11 +299,16 @@ def test_mistakes_that_only_a_run_shows(dag_runner, connection, add, schema):
         promote_model.override(group_id="both")(
             model_name="a.b.c", destination_catalog="prod", destination_model_name="prod.x.y", **common
         )
+        nothing = {"destination_model_name": "{{ '' }}"}, {"destination_catalog": "{{ none }}"}
+        for number, options in enumerate(nothing):
+            promote_model.override(group_id=f"nothing{number}")(model_name="a.b.c", **options, **common)
         promote_model.override(group_id="none")(model_name=f"dev.{schema}.empty", **common)
 
     result = dag_runner.run(define)
     assert result.state == "failed"
     assert "Give destination_model_name or destination_catalog, not both." in result.output
+    assert "destination_model_name is '': its template rendered to nothing." in result.output
+    assert "destination_catalog is 'None': its template rendered to nothing." in result.output
     assert f"dev.{schema}.empty has no READY version to promote." in result.output
 
 
