@@ -346,6 +346,7 @@ def serverless(workspace, spark, monkeypatch):
     """Runs notebooks of the workspace on this machine's Spark, where they are `__main__`; begins with the first run."""
     monkeypatch.setenv("DATABRICKS_HOST", workspace.url)
     monkeypatch.setenv("DATABRICKS_TOKEN", workspace.token)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")  # as in a notebook; else mlflow makes a database here
     told = {}
 
     def notebook(parameters):
