@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.trial_data import TrialData
 from airflow_uc_models.policies import Facts, PromotionPolicy
-from airflow_uc_models.rules_metrics import slice_metric_name
+from airflow_uc_models.rules_metrics import MetricRule, slice_metric_name
 from airflow_uc_models.signatures import Signature, output_problems
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_TEXT = 1_000
+_OF_PROBABILITIES = ("roc_auc", "log_loss", "precision_recall_auc")
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,11 @@ class Trials:
             return _unmeasured(facts, f"the evaluation on {data.name}, which failed: {str(error)[:_MOST_TEXT]}")
         measured = metrics_of(answer, data.evaluation.slice_metric)
         log.info("%s evaluated on %s (%d rows): %s", version.uri, data.name, data.rows, measured)
+        left_out = not_measured(self.policy.metric_rules, data.evaluation, measured)
+        logged = {name: value for name, value in facts.metrics.items() if name not in left_out}
         return replace(
             facts,
-            metrics={**facts.metrics, **measured},
+            metrics={**logged, **measured},
             metrics_from=f"the evaluation on {data.name} or {facts.metrics_from}",
             evaluated_on=dict.fromkeys(measured, data.name),
         )
@@ -122,6 +125,25 @@ def metrics_of(answer: Mapping[str, Any], slice_metric: str) -> dict[str, float]
         for name, value in measured.get("metrics", {}).items():
             found[slice_metric_name(name, part, slice_metric)] = value
     return found
+
+
+def not_measured(rules: Iterable[MetricRule], evaluation: Evaluation, measured: Container[str]) -> set[str]:
+    """Return metrics of rules that an evaluation is for and did not give: what was logged must not stand in for them.
+
+    They are those of a slice that the data do not have, or on which mlflow failed, and those that mlflow leaves out for
+    a model that predicts no probabilities.
+    """
+    found = set()
+    for rule in rules:
+        by_probability = evaluation.model_type == "classifier" and rule.name in _OF_PROBABILITIES
+        if rule.slices is None:
+            found |= {rule.name} if by_probability else set()
+        elif by_probability or rule.name in measured:
+            columns = [part.partition("=")[0] for part in rule.slices]
+            found |= {
+                name for name, column in zip(rule.names, columns, strict=True) if column in (evaluation.slices or ())
+            }
+    return {name for name in found if name not in measured}
 
 
 def smoke_test_problem(answer: Mapping[str, Any], signature: Signature | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import sqlite3
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -19,8 +20,8 @@ from airflow_uc_models.exceptions import (
 )
 from airflow_uc_models.hooks import databricks_sql
 from airflow_uc_models.operators.trial_data import TrialData
-from airflow_uc_models.operators.trials import metrics_of, refuse_lookups, smoke_test_problem
-from airflow_uc_models.policies import MetricRule, PromotionPolicy
+from airflow_uc_models.operators.trials import Trials, metrics_of, not_measured, refuse_lookups, smoke_test_problem
+from airflow_uc_models.policies import Facts, MetricRule, PromotionPolicy
 from airflow_uc_models.signatures import Signature
 
 ASKED = {"data": "a.parquet", "targets": "label", "model_type": "classifier"}
@@ -254,6 +255,36 @@ def test_metrics_of_slices_get_the_names_that_rules_read():
     }
     assert metrics_of(answer, "{metric}/{slice}") == {"f1": 0.5, "f1/country_DE": 0.6}
     assert metrics_of(answer, "{slice}.{metric}") == {"f1": 0.5, "country_DE.f1": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("rule", "left_out"),
+    [
+        ({"name": "profit"}, set()),
+        ({"name": "profit", "slices": ["country=DE"]}, set()),  # mlflow measures no profit: it can only be logged
+        ({"name": "f1"}, set()),
+        ({"name": "f1", "slices": ["country=DE", "country=IT"]}, {"f1/country_IT"}),
+        ({"name": "f1", "slices": ["age=young"]}, set()),  # not evaluated
+        ({"name": "roc_auc"}, {"roc_auc"}),
+        ({"name": "roc_auc", "slices": ["country=DE"]}, {"roc_auc/country_DE"}),
+    ],
+)
+def test_what_was_logged_does_not_stand_in_for_what_should_have_been_measured(rule, left_out):
+    asked = Evaluation(**ASKED, slices=["country"])
+    measured = {"f1": 0.5, "f1/country_DE": 0.6}
+    assert not_measured([MetricRule(**rule, min=0)], asked, measured) == left_out
+
+
+def test_what_was_not_measured_is_unknown_though_the_training_logged_it():
+    policy = PromotionPolicy(metrics=[MetricRule("roc_auc", min=0), RULE], evaluation=Evaluation(**ASKED))
+    trials = Trials(None, policy)
+    given = {"name": "a.parquet", "rows": 9, "evaluation": policy.evaluation, "given_to": lambda *_: ([], {})}
+    trials.__dict__["data"] = SimpleNamespace(**given)
+    answer = SimpleNamespace(head={"metrics": {"accuracy_score": 0.5}, "slices": {}})
+    process = SimpleNamespace(submit=lambda *_: SimpleNamespace(result=lambda: answer))
+    logged = Facts(metrics={"roc_auc": 0.99, "accuracy_score": 0.9, "profit": 1})
+    facts = trials._measured(process, SimpleNamespace(uri="models:/a.b.c/1"), logged, None)
+    assert facts.metrics == {"accuracy_score": 0.5, "profit": 1}
 
 
 def signature(*outputs):
