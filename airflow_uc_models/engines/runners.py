@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from airflow_uc_models.environments.cache import EnvironmentCache
 from airflow_uc_models.environments.environment import Environment
 from airflow_uc_models.environments.process import ModelProcess, Start
 from airflow_uc_models.environments.scoring import Asked, Predicted, score
+from airflow_uc_models.exceptions import InvalidArgumentError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,10 +116,12 @@ def warmed(about: str, workers: Workers) -> Iterator[Warmed | None]:
 
     :param about: the model version; ``remember_environment`` has told its environment
     """
-    cache = EnvironmentCache.configured()
-    key = cache.recall(about)
+    cache: EnvironmentCache | None = None
+    with suppress(InvalidArgumentError):  # no place for environments is told when one is needed
+        cache = EnvironmentCache.configured()
+    key = cache.recall(about) if cache else None
     with ExitStack() as stack:
-        place = stack.enter_context(cache.existing(key)) if key else None
+        place = stack.enter_context(cache.existing(key)) if cache and key else None
         if key is None or place is None:
             yield None
             return

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.exceptions import InvalidArgumentError, ModelEnvironmentError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,6 @@ class EnvironmentCache:
         :param build: fills a new folder; gets a file descriptor, too, for the processes it starts to hold: until the
             last one has ended nobody else works on the folder, even if this task is killed
         """
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         place = self.folder / key
         with self._lock_file(key) as lock:
             while True:
@@ -135,7 +134,7 @@ class EnvironmentCache:
         temporary.replace(place / _MARKER)
         try:
             self._make_room(place)
-        except OSError as error:  # the environment is good, all the same
+        except (OSError, ModelEnvironmentError) as error:  # the environment is good, all the same
             log.warning("Old environments could not be removed: %s", error)
 
     def _make_room(self, newest: Path) -> None:
@@ -173,7 +172,15 @@ class EnvironmentCache:
     @contextmanager
     def _lock_file(self, key: str) -> Iterator[IO[str]]:
         # Never removed: whoever waits for a removed one would not see the next one.
-        with (self.folder / f"{key}.lock").open("a") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (self.folder / f"{key}.lock").open("a")
+        except OSError as error:
+            raise ModelEnvironmentError(
+                f"Environments of models cannot be kept in {self.folder}: {error}. Set [{SECTION}] {FOLDER_OPTION} in "
+                "Airflow's configuration to a folder that this worker may write to, or env_manager='local'."
+            ) from error
+        with lock:
             yield lock
 
     @staticmethod

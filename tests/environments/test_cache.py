@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from airflow_uc_models.engines.runners import Workers, warmed
 from airflow_uc_models.environments.cache import EnvironmentCache
-from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.exceptions import InvalidArgumentError, ModelEnvironmentError
 
 KILOBYTE = 1000
 
@@ -170,6 +172,39 @@ def test_the_configuration_names_the_place_and_its_size(monkeypatch, tmp_path):
     monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_MAX_GB", "much")
     with pytest.raises(InvalidArgumentError, match=r"\[uc_models\] environments_max_gb must be a number, not 'much'"):
         EnvironmentCache.configured()
+
+
+def test_a_user_without_a_home_names_the_place(monkeypatch):
+    def unknown(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(InvalidArgumentError, match=r"Set \[uc_models\] environments_folder"):
+        EnvironmentCache.configured()
+    with warmed("m/1", Workers(1, Path("/no"), "m", [])) as found:
+        assert found is None, "a model that needs no environment does without"
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    told = r"cannot be kept in .*/file/cache: .* Set \[uc_models\] environments_folder"
+    with pytest.raises(ModelEnvironmentError, match=told):
+        use(EnvironmentCache(tmp_path / "file" / "cache", 1), "a", Build())
+
+
+def test_what_cannot_be_tidied_does_not_spoil_a_build(cache, monkeypatch):
+    def fail(*_, **__):
+        raise PermissionError
+
+    use(cache, "a", Build())
+    with monkeypatch.context() as patch:
+        patch.setattr(EnvironmentCache, "_remove_unused", fail)
+        use(EnvironmentCache(cache.folder, 1), "b", Build())
+        patch.setattr(os, "utime", fail)
+        use(cache, "a", Build())
+        patch.setattr(Path, "write_text", fail)
+        cache.remember("m/1", "a")
+    assert folders(cache) == ["a", "b"]
 
 
 def test_what_is_built_is_there_without_waiting(cache):
