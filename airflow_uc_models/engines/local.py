@@ -203,7 +203,7 @@ def _write(plan: Plan, taken: Taken, result: Callable[[], Predicted], sink: Sink
         output = plan.output(taken, predicted)
     except InvalidArgumentError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a model that exits would end the task without a word
         told = str(error) if isinstance(error, UCModelsError) else f"{type(error).__name__}: {error}"
         raise PredictionError(f"Could not score {taken.part.where}: {told}") from error
     if output.num_rows:

@@ -112,7 +112,7 @@ def _answer(model: LoadedModel, call: Message) -> Message:
         result, batches = answer if isinstance(answer, tuple) else (answer, ())
         head = {"result": result}
         json.dumps(head)
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a model may raise anything
         lines = traceback.format_exc()
         return Message({"error": type(error).__name__, "text": str(error), "traceback": lines})
     return Message(head, batches)

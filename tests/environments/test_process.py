@@ -98,6 +98,11 @@ def test_a_missing_package_is_told(start):
         process.call("load")
 
 
+def test_a_model_that_exits_is_told_at_once(start):
+    with ModelProcess.started(start("sys.exit(3)")) as process, pytest.raises(PredictionError, match="SystemExit: 3"):
+        process.predict(rows(1))
+
+
 @pytest.mark.parametrize(
     ("end", "told"),
     [
