@@ -121,14 +121,20 @@ def _cast(
             return [cast(column.slice(start, count), wanted)]
         except pa.ArrowInvalid:
             if count == 1:
-                shown = str(column[start].as_py())
-                shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]} ..."
-                reasons.add(start, name, f"column {name!r} has {shown!r}, which is no {wanted}")
+                reasons.add(start, name, f"column {name!r} has {_shown(column[start])!r}, which is no {wanted}")
                 return [pa.nulls(1, wanted)]
             half = count // 2
             return [*piece(start, half), *piece(start + half, count - half)]
 
     return pa.concat_arrays(piece(0, len(column)))
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        shown = str(value.as_py())
+    except (OverflowError, ValueError):  # a time that Python does not have
+        shown = f"{value.value} as {value.type}"
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]} ..."
 
 
 def _plain_cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -145,6 +151,12 @@ def _from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
         return column.cast(wanted)
     missing = pc.is_in(column, value_set=pa.array(csv.ConvertOptions().null_values))
     text = pc.utf8_trim_whitespace(pc.if_else(missing, None, column))
+    if pa.types.is_null(wanted):  # the first rows have no value, and others cannot have any then
+        if text.null_count < len(text):
+            raise pa.ArrowInvalid("there is a value")
+        return pa.nulls(len(text))
+    if pa.types.is_time(wanted):
+        return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp(wanted.unit)).cast(wanted)
     return text.cast(wanted)
 
 

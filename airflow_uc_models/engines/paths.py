@@ -54,7 +54,12 @@ class Location:
     def _local(cls, text: str, scheme: str) -> Location:
         from fsspec.implementations.local import LocalFileSystem
 
-        path = Path(text.removeprefix(f"{scheme}://") if scheme else text).expanduser().resolve()
+        given = text.removeprefix(f"{scheme}://") if scheme else text
+        if scheme and "@" in given.partition("/")[0]:
+            raise InvalidArgumentError(
+                f"{text} names a connection, which files on the worker do not have; leave it out."
+            )
+        path = Path(given).expanduser().resolve()
         return cls(str(path), LocalFileSystem(), str(path), is_local=True)
 
     @property

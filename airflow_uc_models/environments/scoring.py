@@ -148,6 +148,8 @@ def prediction_arrays(predictions: Any, rows: int, names: Sequence[str]) -> dict
         arrays = {name: _array(values) for name, values in _columns(predictions, names).items()}
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise PredictionError(f"The predictions cannot be stored as columns: {error}") from error
+    if not arrays:
+        raise PredictionError("The model returned no columns.")
     for name, array in arrays.items():
         if len(array) != rows:
             raise PredictionError(f"The model returned {len(array):,} values of {name!r} for {rows:,} rows.")
@@ -167,6 +169,8 @@ def _columns(predictions: Any, names: Sequence[str]) -> dict[str, Any]:
     if isinstance(predictions, np.ndarray) and predictions.ndim == 2:
         if predictions.shape[1] == 1:
             return {PREDICTION: predictions[:, 0]}
+        if predictions.shape[1] == 0:
+            return {}
         if predictions.shape[1] == len(names):
             return {name: predictions[:, i] for i, name in enumerate(names)}
         return {PREDICTION: predictions}

@@ -53,6 +53,21 @@ def test_values_that_do_not_fit_are_told_and_the_others_go_on():
     ]
 
 
+def test_times_that_python_does_not_have_are_told():
+    batch = pa.record_batch({"t": pa.array([0, 2**60], pa.timestamp("us"))})
+    assert taken(signature(t="datetime"), batch).bad[0][0] == 1
+
+
+def test_columns_of_csv_whose_first_rows_are_empty_or_times():
+    """Types are guessed from these where there is no signature."""
+    schema = pa.schema({"n": pa.null(), "t": pa.time32("s")})
+    batch = pa.record_batch({"n": ["", "", "x", ""], "t": ["10:00:01", "", "", "noon"]})
+    intake = Intake(features_of(None, schema, "they"), schema, schema.names, quarantines=True)
+    found = intake.of(Part(batch, Location.parse("/data/in.csv"), 1))
+    assert found.kept.to_pydict() == {"n": [None, None], "t": [datetime.time(10, 0, 1), None]}
+    assert [row for row, _ in found.bad] == [2, 3]
+
+
 def test_gaps_that_the_model_takes_are_no_bad_rows():
     found = taken(signature(x="double", s="string"), pa.record_batch({"x": [None, 1.0], "s": ["a", None]}))
     assert (found.bad, found.good) == ((), None)

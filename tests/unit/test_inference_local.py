@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 import threading
 from functools import partial
 
@@ -251,6 +252,12 @@ def test_an_input_without_a_good_row_is_an_error(job, tmp_path, x, error, messag
     assert files(tmp_path) == ["in.csv"]
 
 
+def test_a_model_that_exits_is_told(job, rows):
+    rows(x=[1.0])
+    with pytest.raises(PredictionError, match=r"rows 1 to 1 of .*: SystemExit: 0"):
+        run(job(), lambda _: sys.exit(0))
+
+
 def test_no_rows_are_no_error(job, rows, tmp_path):
     rows(x=pa.array([], pa.float64()))
     assert run(job(on_bad_rows="quarantine")).rows == 0
@@ -308,13 +315,15 @@ def test_the_order_of_rows_is_kept_and_the_number_of_batches_bounded(job, rows, 
         ({"options": {"workers": "many"}}, "workers must be a number of at least 1"),
         ({"options": {"processes": 2}}, "it knows workers"),
         ({"env_manager": "conda"}, "env_manager must be"),
+        ({"output": "file://me@/x.parquet"}, "names a connection"),
     ],
 )
 def test_what_cannot_be_meant(job, rows, tmp_path, options, message):
     rows(x=[1.0])
     (tmp_path / "file").touch()
     (tmp_path / "x.bad_rows").mkdir()
-    places = {name: str(tmp_path / value) for name, value in options.items() if name in ("input", "output")}
+    named = {name: value for name, value in options.items() if name in ("input", "output")}
+    places = {name: value if "://" in value else str(tmp_path / value) for name, value in named.items()}
     asked = job(**{**options, **places})
     if message is None:
         check(asked)

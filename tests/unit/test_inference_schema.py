@@ -250,6 +250,8 @@ def test_later_batches_must_be_like_the_first():
         ([1, "a"], "cannot be stored as columns"),
         ([1j, 2j], "cannot be stored as columns"),
         (pd.DataFrame([[1, 2], [3, 4]], columns=["p", "p"]), "columns of the same name: p, p"),
+        (pd.DataFrame(index=range(2)), "returned no columns"),
+        (np.zeros((2, 0)), "returned no columns"),
     ],
 )
 def test_what_is_no_prediction_for_each_row(given, message):
