@@ -105,7 +105,7 @@ def name_of(line: str) -> str | None:
 
 def hide_passwords(text: str) -> str:
     """Return text without the user and password of addresses in it."""
-    return re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
+    return re.sub(r"(?<=://)[^/\s]+@", "***@", text)
 
 
 class _Reader:
@@ -185,9 +185,22 @@ def _difference(line: str) -> str | None:
         installed = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:
         return f"the model asks for {line}, and this worker does not have it"
-    if all(_allows(wanted.name, item.operator, item.version, installed) for item in wanted.specifier):
-        return None
-    return f"the model asks for {line}, and this worker has {installed}"
+    if not all(_allows(wanted.name, item.operator, item.version, installed) for item in wanted.specifier):
+        return f"the model asks for {line}, and this worker has {installed}"
+    if lacking := next((text for extra in wanted.extras for text in _lacking(wanted.name, extra)), None):
+        return f"{line}: {lacking}"
+    return None
+
+
+def _lacking(name: str, extra: str) -> Iterator[str]:
+    """Yield what is wrong with this worker's packages for an extra of an installed one."""
+    from packaging.requirements import Requirement
+
+    for line in metadata.requires(name) or ():
+        marker = Requirement(line).marker
+        is_asked_for = marker is not None and "extra" in str(marker) and marker.evaluate({"extra": extra})
+        if is_asked_for and (text := _difference(line.partition(";")[0].strip())):
+            yield text
 
 
 def _allows(name: str, operator: str, version: str, installed: str) -> bool:

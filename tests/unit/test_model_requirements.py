@@ -52,6 +52,7 @@ def near(version, part, by):
     [
         f"pyarrow=={PYARROW}",
         f"PyArrow[extra]=={near(PYARROW, 2, 5)}",
+        "packaging[no-such-extra]",
         "pyarrow",
         "pyarrow>=1,<1000",
         f"pyarrow=={PYARROW.split('.')[0]}.*",
@@ -78,6 +79,7 @@ def test_what_this_worker_has(model, line):
         (f"mlflow=={near(MLFLOW, 1, 1)}", f"and this worker has {MLFLOW}"),
         (f"mlflow=={near(MLFLOW, 0, -1)}", f"and this worker has {MLFLOW}"),
         ("nosuchpackage", "the model asks for nosuchpackage, and this worker does not have it"),
+        ("pandas[gcp]", "pandas[gcp]: the model asks for gcsfs"),
         ("git+https://me:secret@host/x.git", "git+https://***@host/x.git, which cannot be compared"),
         ("pyarrow @ https://host/pyarrow.whl", "which cannot be compared"),
     ],
@@ -227,6 +229,7 @@ def test_a_python_that_is_not_here(model, monkeypatch, tmp_path):
 def test_passwords_are_hidden():
     told = hide_passwords("see https://me:secret@host/simple and git+ssh://git@host/x, not a@b")
     assert told == "see https://***@host/simple and git+ssh://***@host/x, not a@b"
+    assert hide_passwords("https://me:p@ss@host/a@b") == "https://***@host/a@b"
 
 
 def test_credentials_of_the_task_stay_in_the_task():
