@@ -12,6 +12,7 @@ from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
 from airflow_uc_models.evaluation import METRIC_PREFIX
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.hooks.version_facts import candidate_facts, champion_facts
+from airflow_uc_models.lazy import lazy_names
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.operators.base import ModelOperator
 from airflow_uc_models.policies import Facts, PromotionPolicy
@@ -230,3 +231,10 @@ def _write_tags(registry: Registry, verdict: Mapping[str, Any]) -> Call[None]:
 def _trimmed(reasons: Iterable[str]) -> str:
     text = "; ".join(reasons)
     return text if len(text) <= _MAX_TAG else text[: _MAX_TAG - 3] + "..."
+
+
+# They were here once; who imports them from here still may.
+__getattr__ = lazy_names(
+    "airflow_uc_models.operators",
+    dict.fromkeys(("BranchOnModelValidationOperator", "ShortCircuitOnModelValidationOperator"), "validation_branch"),
+)

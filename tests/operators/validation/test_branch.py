@@ -117,6 +117,15 @@ def test_a_mapped_branch_fails_before_any_call(dag_runner, proxy, monkeypatch, m
     assert proxy.take() == []
 
 
+def test_the_operators_are_also_found_beside_the_one_that_only_validates():
+    from airflow_uc_models.operators import ShortCircuitOnModelValidationOperator, validation
+
+    assert validation.BranchOnModelValidationOperator is BranchOnModelValidationOperator
+    assert validation.ShortCircuitOnModelValidationOperator is ShortCircuitOnModelValidationOperator
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        validation.Nothing  # noqa: B018
+
+
 def test_what_a_branch_skipped_stays_skipped_when_it_is_cleared():
     """Airflow's scheduler looks up what a parent skipped only if the parent says that it skips."""
     from airflow.sdk import DAG
