@@ -21,6 +21,7 @@ from airflow_uc_models.policies import PromotionPolicy
 
 # What tasks there are is settled when the Dag is parsed, so these are the same for all mapped models.
 _SAME_FOR_ALL = ("approval", "fail_on_rejection", "registry_conn_id")
+_RETRIES = 3
 
 
 @task_group(group_id="promote_model")
@@ -103,6 +104,8 @@ def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] 
         trigger_rule="all_done",
         **common,
     )
+    # Whatever the Dag's default is: if its worker dies, nothing else takes the alias back.
+    finish.retries = max(finish.retries or 0, _RETRIES)
     chain(*steps.values(), finish)
 
 

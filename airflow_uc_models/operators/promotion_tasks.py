@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 _MAX_TAG = 1_000
-_RETRIES = 3
 _SUCCESS, _SKIPPED = "success", "skipped"
 
 
@@ -128,8 +127,6 @@ class FinishPromotion(ModelRegistryOperator):
 
     def __init__(self, *, steps: Mapping[str, str], alias: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Whatever the Dag's default is: if this worker dies, nothing else takes the alias back.
-        self.retries = max(self.retries or 0, _RETRIES)
         self.steps = steps
         self.alias = alias
 
