@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from airflow_uc_models.engines import Ended, EngineCapabilities, InferenceJob, Scored, Waiting, options
-from airflow_uc_models.engines.ai_query_sql import Scoring, literal, sql_type
+from airflow_uc_models.engines.ai_query_sql import Scoring, fits, literal, sql_type
 from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.job import REASON_COLUMN, RUN_COLUMN
 from airflow_uc_models.engines.series import series
@@ -32,7 +32,7 @@ from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import served_versions, statement_rows, table_columns
 from airflow_uc_models.hooks.workspace_jobs import WorkspaceJobs
-from airflow_uc_models.signatures import Field, Signature
+from airflow_uc_models.signatures import Field, Signature, type_name
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,10 @@ class AiQueryEngine:
             _check_served(hook.endpoint, scoring.endpoint, version)  # that another has answered meanwhile
             [counts] = statement_rows(hook.endpoint, self._run(job, scoring.count()))
             rows, bad_rows = map(int, counts)
+            if bad_rows and not rows:  # it is no matter of single rows, and an earlier output is worth more than none
+                raise PredictionError(
+                    f"None of the {bad_rows:,} rows of the input could be scored. {self._first(job, hook, scoring)}"
+                )
             if scoring.bad_rows:
                 existing = _columns(hook.endpoint, scoring.bad_rows)
                 for statement in scoring.put_aside(existing, bad_rows):
@@ -119,6 +123,10 @@ class AiQueryEngine:
             self._drop(job, scoring)
         details = {"endpoint": scoring.endpoint}
         return Scored(rows, round(time.time() - began, 3), bad_rows, details)
+
+    def _first(self, job: InferenceJob, hook: ModelRegistryHook, scoring: Scoring) -> str:
+        rows = statement_rows(hook.endpoint, self._run(job, scoring.first_reason()))
+        return f"The first one: {rows[0][0]}" if rows else ""
 
     def _run(self, job: InferenceJob, statement: str) -> str:
         """Carry out a statement that asks nobody, and return its id."""
@@ -214,6 +222,13 @@ def _request(inputs: Sequence[Field], columns: Mapping[str, str], table: str) ->
             f"The table {table} has no column {', '.join(map(repr, missing))}, for which the model asks. "
             f"It has: {', '.join(columns)}."
         )
+    types = {column.lower(): kind for column, kind in columns.items()}
+    if unlike := [
+        f"{str(field.name)!r} is {found}, and the model asks for {type_name(field.type)}"
+        for field in inputs
+        if (found := types.get(str(field.name).lower())) and not fits(field.type, found)
+    ]:  # a cast in SQL would cut digits off without a word
+        raise InputDataError(f"The columns of {table} do not fit the model: {'; '.join(unlike)}.")
     return [(str(field.name), sql_type(field.type)) for field in inputs if str(field.name).lower() in known]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from airflow_uc_models.engines.job import REASON_COLUMN, RUN_COLUMN
+from airflow_uc_models.engines.schema import accepts
 from airflow_uc_models.engines.spark_plan import tick
 from airflow_uc_models.exceptions import ModelContentError
 from airflow_uc_models.signatures import Field, type_name
@@ -62,6 +63,22 @@ def sql_type(kind: Mapping[str, Any]) -> str:
     if inner is None:
         raise ModelContentError(f"The model returns {type_name(kind)}, for which SQL has no type.")
     return inner
+
+
+def fits(kind: Mapping[str, Any], found: str) -> bool:
+    """Whether a column of a SQL type can be cast to an MLflow type with nothing cut off; of nested types, SQL tells.
+
+    :param found: as Unity Catalog writes it, such as ``decimal(10,2)``
+    """
+    import pyarrow as pa
+
+    arrow = {
+        "boolean": pa.bool_(), "tinyint": pa.int8(), "smallint": pa.int16(), "int": pa.int32(), "bigint": pa.int64(),
+        "float": pa.float32(), "double": pa.float64(), "decimal": pa.decimal128(38), "string": pa.string(),
+        "varchar": pa.string(), "char": pa.string(), "binary": pa.binary(), "date": pa.date32(),
+        "timestamp": pa.timestamp("us"), "timestamp_ntz": pa.timestamp("us"),
+    }.get(found.lower().partition("(")[0].strip())  # fmt: skip
+    return arrow is None or kind["type"] not in _SCALARS or accepts(kind, arrow)
 
 
 def _of_tensor(spec: Mapping[str, Any]) -> str | None:
@@ -136,6 +153,10 @@ class Scoring:
             return f"SELECT count(*), 0 FROM {self.staging}"  # noqa: S608
         good = self._is_good
         return f"SELECT count_if({good}), count_if(NOT ({good})) FROM {self.staging}"  # noqa: S608
+
+    def first_reason(self) -> str:
+        """Ask why some row is bad."""
+        return f"SELECT {tick(ANSWER)}.`errorMessage` FROM {self.staging} WHERE NOT ({self._is_good}) LIMIT 1"  # noqa: S608
 
     def publish(self, existing: Sequence[str] | None) -> list[str]:
         """Put the good rows in place, in one transaction.

@@ -115,6 +115,18 @@ def test_bad_rows_are_put_aside_before_the_good_ones_appear(serving, score, defe
     assert result.xcom("score").items() >= expected.items()
 
 
+def test_where_all_rows_are_bad_the_output_stays_as_it_was(serving, score) -> None:
+    serving.warehouses.clear()
+    serving.warehouses.add("w1")
+    serving.warehouses.answer(r"SELECT count_if", columns=["good", "bad"], rows=[[0, 3]])
+    serving.warehouses.answer(r"SELECT `_airflow_answer`.`errorMessage`", columns=["reason"], rows=[["busy"]])
+    result = score(on_bad_rows="quarantine")
+    assert result.state == "failed"
+    assert "None of the 3 rows of the input could be scored. The first one: busy" in result.output
+    assert not [text for text in sent(serving) if "`scored`" in text or "`scored_bad_rows`" in text]
+    assert sent(serving)[-1] == "DROP TABLE IF EXISTS STAGING"
+
+
 def test_where_no_row_is_bad_none_of_an_earlier_run_stays(serving, score) -> None:
     serving.warehouses.clear()
     serving.warehouses.add("w1")
@@ -302,6 +314,7 @@ def test_the_principal_needs_the_endpoint_the_table_and_the_warehouse(serving, s
         ({"keep_columns": ["no"]}, "keep_columns names 'no', which prod.ml_team.rows does not have"),
         ({"input": "prod.ml_team.short"}, "has no column 'f0', 'f1'"),
         ({"input": "prod.ml_team.taken"}, "has the column 'prediction'"),
+        ({"input": "prod.ml_team.wide"}, "'f0' is string, and the model asks for double; 'f1' is decimal(5,2), and"),
         ({"mode": "append", "output": "prod.ml_team.other"}, "has the columns x; this job would append id"),
         ({"mode": "append", "on_bad_rows": "quarantine"}, "`scored_bad_rows` has the columns x; this job would append"),
         ({"engine_options": {"warehouse_id": "nothing"}}, "nothing is not a valid endpoint id"),
@@ -311,6 +324,7 @@ def test_the_principal_needs_the_endpoint_the_table_and_the_warehouse(serving, s
 def test_what_does_not_fit_is_told_before_anything_is_asked(serving, score, options, expected) -> None:
     serving.tables.add("prod.ml_team.short", {"id": "string"})
     serving.tables.add("prod.ml_team.taken", {"prediction": "double", "f0": "double", "f1": "int"})
+    serving.tables.add("prod.ml_team.wide", {"id": "string", "f0": "string", "f1": "decimal(5,2)"})
     serving.tables.add("prod.ml_team.other", {"x": "double"})
     serving.tables.add("prod.ml_team.scored_bad_rows", {"x": "double"})
     result = score(**options)
