@@ -17,7 +17,13 @@ from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.policies import PromotionPolicy
 
 MISSING = ("a new model", "without versions")
-_UNTOLD = ("approved_at", "airflow_task_key", "airflow_copied_from", "airflow_alias_rollback_Canary", "validated_against")
+_UNTOLD = (
+    "approved_at",
+    "airflow_task_key",
+    "airflow_copied_from",
+    "airflow_alias_rollback_Canary",
+    "validated_against",
+)
 
 
 @dataclass
