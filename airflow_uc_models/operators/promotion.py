@@ -22,6 +22,8 @@ from airflow_uc_models.policies import PromotionPolicy
 # What tasks there are is settled when the Dag is parsed, so these are the same for all mapped models.
 _SAME_FOR_ALL = ("approval", "fail_on_rejection", "registry_conn_id")
 _RETRIES = 3
+# Whatever the Dag's default is: a step must not run after one that was rejected, skipped or has failed.
+_GATED = {"trigger_rule": "all_success"}
 
 
 @task_group(group_id="promote_model")
@@ -65,7 +67,7 @@ def _promote(
     if destination_model_name is not None or destination_catalog is not None:
         destination = validate.output["destination_model_name"]
         steps["copy"] = CopyToDestination(
-            task_id="copy", destination_model_name=destination, **_version(validate), **common
+            task_id="copy", destination_model_name=destination, **_version(validate), **common, **_GATED
         )
     _promote_version(steps, alias, tags, common)
 
@@ -78,7 +80,7 @@ def _version(task: Any) -> dict[str, Any]:
 def _ask(validate: Any, options: dict[str, Any]) -> ApproveModelVersionOperator:
     """Make the task that asks for an approval."""
     shown = {"verdict": validate.output["verdict"], "body": validate.output["note"]}
-    return ApproveModelVersionOperator(task_id="approve", **_version(validate), **{**shown, **options})
+    return ApproveModelVersionOperator(task_id="approve", **_version(validate), **{**shown, **options}, **_GATED)
 
 
 def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] | None, common: dict[str, Any]) -> None:
@@ -92,9 +94,10 @@ def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] 
         expected_version=validate.output["champion_version"],
         **promoted,
         **common,
+        **_GATED,
     )
     steps["set_tags"] = NotePromotion(
-        task_id="set_tags", tags=tags, verdict=validate.output["verdict"], **promoted, **common
+        task_id="set_tags", tags=tags, verdict=validate.output["verdict"], **promoted, **common, **_GATED
     )
     finish = FinishPromotion(
         task_id="finish",

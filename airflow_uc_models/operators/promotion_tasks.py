@@ -13,7 +13,7 @@ from airflow_uc_models.names import ModelName, parse_version
 from airflow_uc_models.operators.base import ModelRegistryOperator
 from airflow_uc_models.operators.model_version import CopyModelVersionOperator
 from airflow_uc_models.operators.tag import SetModelVersionTagsOperator
-from airflow_uc_models.operators.validation import ValidateModelVersionOperator
+from airflow_uc_models.operators.validation import ValidateModelVersionOperator, reasons_tag
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.retention import search_versions
@@ -23,7 +23,6 @@ from airflow_uc_models.results import publish
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-_MAX_TAG = 1_000
 _SUCCESS, _SKIPPED = "success", "skipped"
 
 
@@ -109,8 +108,7 @@ class NotePromotion(SetModelVersionTagsOperator):
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Set the tags."""
         ti = context["ti"]
-        because = "; ".join(self.verdict["reasons"])[:_MAX_TAG]
-        own = {"promoted_by": ti.dag_id, "promoted_in_run": ti.run_id, "promoted_because": because}
+        own = {"promoted_by": ti.dag_id, "promoted_in_run": ti.run_id, "promoted_because": reasons_tag(self.verdict)}
         self.tags = {**own, **(self.tags or {})}
         return (yield from super().call(registry, context))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -221,15 +221,16 @@ def _write_tags(registry: Registry, verdict: Mapping[str, Any]) -> Call[None]:
     """Write the verdict onto the version; the status never says approved before the rest is written."""
     tags = [
         (STATUS_TAG, verdict["validation_status"]),
-        (REASONS_TAG, _trimmed(verdict["reasons"])),
+        (REASONS_TAG, reasons_tag(verdict)),
         (AGAINST_TAG, champion_label(verdict)),
     ]
     for key, value in reversed(tags) if verdict["approved"] else tags:
         yield from registry.set_model_version_tag(verdict["name"], verdict["version"], key, value)
 
 
-def _trimmed(reasons: Iterable[str]) -> str:
-    text = "; ".join(reasons)
+def reasons_tag(verdict: Mapping[str, Any]) -> str:
+    """Return the reasons as a value that every registry takes: not too long, and no blanks at its ends."""
+    text = " ".join("; ".join(verdict["reasons"]).split())
     return text if len(text) <= _MAX_TAG else text[: _MAX_TAG - 3] + "..."
 
 

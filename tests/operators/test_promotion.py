@@ -12,6 +12,7 @@ from support.approvals import answering
 from support.registry import aliases, make_versions
 
 from airflow_uc_models.approvals import cell
+from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.promotion import promote_model
@@ -251,6 +252,28 @@ def test_the_alias_goes_back_though_a_worker_dies_while_it_does(dag_runner, conn
     assert champion("fraud", "dev") == (None, None)
 
 
+def test_on_databricks_where_tags_end_with_no_blank(dag_runner, monkeypatch):
+    """So many reasons that those of a promotion would be cut after a blank."""
+    name, tags = "dev.ml_team.fraud", {f"tag{i}": "x" * 81 for i in range(10, 21)}
+    with Emulator() as workspace:
+        space = workspace.workspace
+        monkeypatch.setenv("AIRFLOW_CONN_WS", workspace.connection_json())
+        workspace.add_schema("dev.ml_team")
+        space.catalog.create_model(space.admin, name)
+        version = space.catalog.create_version(space.admin, name, source="dbfs:/x")
+        space.catalog.finalize_version(space.admin, name, version.version)
+        space.catalog.change_tags(space.admin, name, tags, [], version.version)
+        policy = {"required_tags": list(tags), "require_signature": False, "compatible_signature": False}
+        define = lambda: promote_model(model_name=name, policy=policy, tags={"team": "risk"})  # noqa: E731
+        result = dag_runner.run(define, default_args={"registry_conn_id": "ws"})
+        found = ModelRegistryHook("ws")
+        found = found.run(found.registry.get_model_version(name, 1))
+    assert result.state == "success", result.output
+    assert found.aliases == ["Champion"]
+    assert len(found.tags["promoted_because"]) == 1000
+    assert found.tags["promoted_because"] == found.tags["validation_reasons"]
+
+
 def test_what_fails_before_the_group_keeps_it_shut(dag_runner, connection, add, champion, schema):
     name = add("fraud", 0.9)
 
@@ -310,6 +333,21 @@ def test_mistakes_that_only_a_run_shows(dag_runner, connection, add, schema):
     assert "destination_model_name is '': its template rendered to nothing." in result.output
     assert "destination_catalog is 'None': its template rendered to nothing." in result.output
     assert f"dev.{schema}.empty has no READY version to promote." in result.output
+
+
+def test_a_trigger_rule_that_is_the_dags_default_opens_no_gate(dag_runner, connection, add, champion, schema):
+    name = add("poor", 0.4)
+
+    def define():
+        promote_model(model_name=name, policy=POLICY, fail_on_rejection=False, registry_conn_id=connection)
+
+    result = dag_runner.run(define, default_args={"trigger_rule": "none_failed"})
+    assert set(states(result, steps=("validate", "set_alias", "set_tags", "finish")).values()) == {"skipped"}
+    with DAG("approved", schedule=None, default_args={"trigger_rule": "all_done"}) as dag:
+        promote_model(model_name=name, policy=POLICY, destination_catalog="prod", approval=True)
+    rules = {task.task_id.rpartition(".")[2]: task.trigger_rule for task in dag.tasks}
+    gated = dict.fromkeys(("approve", "copy", "set_alias", "set_tags"), "all_success")
+    assert rules == {"validate": "all_done", **gated, "finish": "all_done"}
 
 
 def test_parameters_show_in_the_signature():
