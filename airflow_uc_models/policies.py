@@ -209,7 +209,7 @@ class PromotionPolicy:
         if not isinstance(value, str):
             return cls.from_dict(value)
         try:
-            return cls.from_dict(json.loads(value))
+            return cls.from_dict(json.loads(value, object_pairs_hook=read.unique))
         except json.JSONDecodeError as error:
             raise InvalidArgumentError(
                 f"The policy is not JSON ({error}): {value[:200]!r}. In a template, write a dict with | tojson."

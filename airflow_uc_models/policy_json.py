@@ -88,7 +88,7 @@ def evaluation(where: str, value: Any) -> Evaluation:
         given(f"{key} in {where}", found[key])
     if "max_rows" in found:
         rows = number(f"max_rows in {where}", found["max_rows"])
-        found["max_rows"] = int(rows) if rows == int(rows) else rows
+        found["max_rows"] = int(rows) if float(rows).is_integer() else rows
     return Evaluation(**found)
 
 
@@ -102,6 +102,16 @@ def known(where: str, value: Any, of: type) -> dict[str, Any]:
             f"Unknown key {', '.join(map(repr, unknown))} in {where}; known are {', '.join(names)}."
         )
     return dict(value)
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON text; of a key that is there twice, Python would drop the first without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise InvalidArgumentError(f"{', '.join(map(repr, twice))} is in the policy's JSON twice, in the same object.")
+    return found
 
 
 def number(where: str, value: Any) -> float:
@@ -133,8 +143,9 @@ def strings(where: str, value: Any) -> list[str]:
 
 
 def given(where: str, value: Any) -> Any:
-    """Return a value that is not None."""
-    return fail(where, "given, or left out", value) if value is None else value
+    """Return a value that is neither None nor blank."""
+    is_blank = value is None or (isinstance(value, str) and not value.strip())
+    return fail(where, "given, or left out", value) if is_blank else value
 
 
 def fail(where: str, wanted: str, value: Any) -> NoReturn:
@@ -150,10 +161,10 @@ def is_list(value: Any) -> bool:
 def _values(key: Any, value: Any) -> tuple[str, ...]:
     """Return allowed values; none at all would allow any, which must not come from an empty template."""
     values = (value,) if isinstance(value, str) else tuple(value) if is_list(value) else ()
-    if not values:
+    if not values or any(isinstance(one, str) and not one.strip() for one in values):
         raise InvalidArgumentError(
-            f"The value of required tag {key!r} must be a string or a list of strings, not {value!r}; to allow any "
-            "value, give required_tags as a list of keys."
+            f"The value of required tag {key!r} must be a string that is not blank, or a list of such, not {value!r}; "
+            "to allow any value, give required_tags as a list of keys."
         )
     return values
 

@@ -89,7 +89,7 @@ class MetricRule:
     def _check_limits(self) -> None:
         limits = {key: getattr(self, key) for key in _LIMITS}
         for key, limit in limits.items():
-            if limit is not None and not (is_number(limit) and math.isfinite(limit)):
+            if limit is not None and not (is_number(limit) and abs(limit) <= sys.float_info.max):
                 raise InvalidArgumentError(f"{key} of metric {self.name!r} must be a finite number, not {limit!r}.")
         if all(limit is None for limit in limits.values()):
             raise InvalidArgumentError(

@@ -124,12 +124,15 @@ class TrialData:
 
         codes: dict[str, Any] = {}
         slices: dict[str, list[Any]] = {}
+        found: dict[str, list[str]] = {}
         for i, column in enumerate(self.evaluation.slices or ()):
             encoded = pc.dictionary_encode(self.table.column(column), null_encoding="encode").combine_chunks()
             values = [_value_text(value) for value in encoded.dictionary.to_pylist()]
             self._check_slices(column, values)
+            found[column] = values
             codes[_CODE.format(i)] = encoded.indices
             slices |= {f"{column}={value}": [_CODE.format(i), code] for code, value in enumerate(values)}
+        self._check_names([f"{column}={value}" for column, values in found.items() for value in values])
         return codes, slices
 
     def _check_slices(self, column: str, values: Sequence[str]) -> None:
@@ -138,12 +141,18 @@ class TrialData:
                 f"Column {column!r} of {self.name} has {len(values):,} values; slices are for at most {_MOST_SLICES}, "
                 f"of at most {_MOST_SLICE_TEXT} characters."
             )
-        names = {slice_metric_name("", f"{column}={value}", self.evaluation.slice_metric) for value in values}
-        if len(names) < len(values):
-            raise InputDataError(
-                f"Two values of column {column!r} of {self.name} differ only in characters that names of metrics do "
-                "not have; spell them out in the data."
-            )
+
+    def _check_names(self, parts: Sequence[str]) -> None:
+        """Raise if the metrics of two slices had the same name: one would be judged for the other."""
+        names: dict[str, str] = {}
+        for part in parts:
+            name = slice_metric_name("", part, self.evaluation.slice_metric)
+            if name in names:
+                raise InputDataError(
+                    f"The slices {names[name]!r} and {part!r} of {self.name} differ only in characters that names of "
+                    "metrics do not have; spell them out in the data."
+                )
+            names[name] = part
 
     def _config(self) -> dict[str, Any]:
         """Return the evaluator's configuration; all slices share the labels of the whole."""

@@ -41,9 +41,9 @@ def test_an_evaluation_as_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": ""}, "data of the evaluation"),
+        ({"data": ""}, "data in evaluation of the policy must be given"),
         ({"data": None}, "data in evaluation of the policy must be given"),
-        ({"targets": " "}, "targets of the evaluation"),
+        ({"targets": " "}, "targets in evaluation of the policy must be given"),
         ({"model_type": "clasifier"}, "model_type of the evaluation must be one of classifier"),
         ({"slices": []}, "at least one column"),
         ({"slices": "country"}, "list of at least one column"),
@@ -55,8 +55,12 @@ def test_an_evaluation_as_json():
         ({"max_rows": 0}, "whole number above 0"),
         ({"max_rows": "1.5"}, "whole number above 0"),
         ({"max_rows": "many"}, "a number"),
+        ({"max_rows": "inf"}, "whole number above 0"),
+        ({"max_rows": "nan"}, "whole number above 0"),
         ({"dataset": "x"}, "Unknown key 'dataset' in evaluation"),
         ({"http_path": None}, "http_path"),
+        ({"http_path": " "}, "http_path in evaluation of the policy must be given, or left out"),
+        ({"databricks_conn_id": ""}, "databricks_conn_id"),
     ],
 )
 def test_an_evaluation_that_is_none(changes, message):
@@ -70,6 +74,8 @@ def test_an_evaluation_that_is_none(changes, message):
         (lambda: PromotionPolicy(evaluation=Evaluation(**ASKED)), "no rule on a metric"),
         (lambda: PromotionPolicy(metrics=[RULE], evaluation={"data": "a"}), "lacks targets, model_type"),
         (lambda: PromotionPolicy(metrics=[RULE], evaluation="a.parquet"), "evaluation must be a dict"),
+        (lambda: Evaluation(**{**ASKED, "data": " "}), "data of the evaluation must be a name"),
+        (lambda: Evaluation(**{**ASKED, "targets": 1}), "targets of the evaluation must be a name"),
         (lambda: PromotionPolicy(metrics=[RULE], env_manager="uv"), "policy has neither"),
         (lambda: PromotionPolicy(smoke_test=True, env_manager="conda"), "env_manager of the policy must be one of"),
         (lambda: PromotionPolicy.of({"smoke_test": True, "env_manager": None}), "env_manager"),
@@ -166,6 +172,9 @@ def test_columns_that_make_no_slices(read):
     alike = pa.table({"x": ["a+b", "a*b"], "y": [1, 2], "label": [0, 1]})
     with pytest.raises(InputDataError, match="differ only in characters"):
         read(alike, slices=["x"]).given_to(None, "m")
+    columns = pa.table({"x+": ["a"] * 2, "x*": ["a"] * 2, "y": [1, 2], "label": [0, 1]})
+    with pytest.raises(InputDataError, match=r"'x\+=a' and 'x\*=a' of .* differ only in characters"):
+        read(columns, slices=["x+", "x*"]).given_to(None, "m")
     with pytest.raises(InputDataError, match="no columns for a model beside label, x"):
         read(alike.drop_columns("y"), slices=["x"]).given_to(None, "m")
 
