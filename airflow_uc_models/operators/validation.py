@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import XComArg
+
 from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
 from airflow_uc_models.evaluation import METRIC_PREFIX
@@ -23,6 +25,7 @@ from airflow_uc_models.results import publish
 from airflow_uc_models.validation_report import REPORT, champion_label, folder, texts, version_label
 
 if TYPE_CHECKING:
+    import jinja2
     from airflow.sdk.definitions.context import Context
 
 VERDICT_KEY = "verdict"
@@ -45,6 +48,7 @@ class ValidationBase(ModelOperator):
         "champion_alias",
         "champion_model_name",
     )
+    names_of_models: tuple[str, ...] = ("champion_model_name",)
 
     def __init__(
         self,
@@ -63,6 +67,16 @@ class ValidationBase(ModelOperator):
         self.champion_model_name = champion_model_name
         self.log_report = log_report
 
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render; a name that comes to None must not be taken for one that was left out, or for another model."""
+        given = [name for name in self.names_of_models if isinstance(getattr(self, name), str | XComArg)]
+        super().render_template_fields(context, jinja_env)
+        if lost := [name for name in given if getattr(self, name) is None]:
+            raise AirflowFailException(
+                f"{lost[0]} is None: the template or task that it is taken from gave nothing. Leave it out if that is "
+                "meant."
+            )
+
     def judge(self, context: Context) -> dict[str, Any]:
         """Judge the version, push the verdict under the key ``verdict``, write tags and report, and return it."""
         policy = PromotionPolicy.of(self.policy)
@@ -72,15 +86,20 @@ class ValidationBase(ModelOperator):
         verdict = {
             "name": candidate.name,
             "version": candidate.version,
+            "created_at": candidate.created_at,
             "champion": champion and champion.to_xcom(),
             **policy.judge(facts, against).to_xcom(),
         }
         verdict["report"] = self._report(verdict, origin.run_id)
         self.log_verdict(verdict)
-        # Also where the task then fails or skips: both end it before Airflow keeps what it returns.
+        if verdict["approved"]:
+            self._write(verdict, facts, origin)
+        # Also where the task then fails or skips: both end it before Airflow keeps what it returns. But nobody shall
+        # read an approval there that could not be written.
         context["ti"].xcom_push(key=VERDICT_KEY, value=verdict)
         publish(context, verdict)
-        self._write(verdict, facts, origin)
+        if not verdict["approved"]:
+            self._write(verdict, facts, origin)
         return verdict
 
     def _facts(
@@ -180,10 +199,11 @@ class ValidateModelVersionOperator(ValidationBase):
     check. A report with a chart of the metrics goes to the artifacts of the version's run, if the server has it:
     ``validation/<model_name>-v<version>/report.md``. Doing it twice is the same as doing it once.
 
-    XCom: ``{"approved", "validation_status", "name", "version", "champion", "checks", "reasons", "metrics",
-    "report"}``, as the return value, under the key ``verdict`` and by field, also where the task then fails;
-    ``champion`` is a model version or None, ``metrics`` holds both sides by metric, ``report`` is a ``runs:/`` URI or
-    None.
+    XCom: ``{"approved", "validation_status", "name", "version", "created_at", "champion", "checks", "reasons",
+    "metrics", "report"}``, as the return value, under the key ``verdict`` and by field, also where a rejection fails
+    the task; ``created_at`` is the version's, in milliseconds since the epoch, ``champion`` a model version or None,
+    ``metrics`` holds both sides by metric, ``report`` is a ``runs:/`` URI or None. An approval that could not be
+    written onto the version is not in XCom either.
 
     Raises: a rejected version, unless ``fail_on_rejection`` is off, after tags, report and XCom are written; a missing
     candidate, or one that is not READY; a policy that is not one; an alias in other letter case; data of an
@@ -211,7 +231,7 @@ class ValidateModelVersionOperator(ValidationBase):
     def perform(self, context: Context) -> Any:
         """Judge the version."""
         verdict = self.judge(context)
-        if not verdict["approved"] and self.fail_on_rejection:
+        if not verdict["approved"] and self.fail_on_rejection is not False:  # None does not open the gate
             context["ti"].xcom_push(key="return_value", value=verdict)
             raise AirflowFailException(f"{version_label(verdict)} is rejected: {'; '.join(verdict['reasons'])}")
         return verdict

@@ -69,3 +69,6 @@ def test_a_report_that_cannot_be_logged_approves_nothing(
     assert result.ti("validate").try_number == 1
     assert "which log_report=False leaves out" in result.output
     assert tags_of(client, model_name, 1).get("validation_status") == tags
+    # nor does it for a task that runs in any case and reads what this one left
+    assert result.xcom("validate", key="approved") is (None if tags is None else False)
+    assert (result.xcom("validate", key="verdict") is None) == (tags is None)

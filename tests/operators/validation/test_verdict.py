@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from airflow.sdk import Param
+from airflow.sdk import Param, task
 from support.models import add_version
 from support.validation import NO_SIGNATURE, NOT_WORSE, tags_of
 
@@ -93,6 +93,8 @@ def test_a_rejection_need_not_fail_the_task(validate, client, measured, model_na
     assert result.state == "success"
     assert result.xcom("validate")["approved"] is False
     assert tags_of(client, model_name, 2)["validation_status"] == "rejected"
+    # only False lets it pass
+    assert validate(2, fail_on_rejection=None).state == "failed"
 
 
 def test_again_is_the_same_as_once_and_a_new_verdict_replaces_the_old(validate, client, measured, model_name):
@@ -166,6 +168,29 @@ def test_user_errors_fail_before_any_call(validate, proxy, monkeypatch, options,
     assert result.ti("validate").try_number == 1
     assert message in result.output
     assert proxy.take() == []
+
+
+def test_a_champions_model_that_comes_to_none_is_not_the_candidates_own(dag_runner, connection, measured, model_name):
+    measured(0.9)
+
+    def define():
+        @task
+        def pick():
+            return None
+
+        ValidateModelVersionOperator(
+            task_id="validate",
+            model_name=model_name,
+            version=1,
+            policy=NOT_WORSE,
+            champion_model_name=pick(),
+            registry_conn_id=connection,
+            retries=2,
+        )
+
+    result = dag_runner.run(define)
+    assert (result.task_state("validate"), result.ti("validate").try_number) == ("failed", 1)
+    assert "champion_model_name is None" in result.output
 
 
 def test_a_policy_as_a_template(validate, measured):
