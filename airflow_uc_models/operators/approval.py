@@ -18,7 +18,7 @@ from airflow_uc_models.events import MODEL_VERSION_TAG_SET
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator, fail_without_retry
-from airflow_uc_models.registry.approval import note_approval
+from airflow_uc_models.registry.approval import expect_created_at, note_approval
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import Origin, origin_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_uc_models.hooks.endpoint import Endpoint
 
 _ANSWER_KEY = "uc_models_approval"
+_CREATED_KEY = "created_at"
 _VALUES = ("Approved", "Rejected")
 
 
@@ -107,10 +108,12 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         """Ask, unless an earlier try was answered and could not write that down."""
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         self.hook.registry.tag_rules()
-        if kept := _kept(context, self._asked(context)):
-            return self._conclude(context, kept)
-        request = self._request(name, number)
+        version = self.hook.run(self.hook.registry.get_model_version(name, number))
+        if kept := _kept(context, self._asked(context, version.created_at)):
+            return self._conclude(context, kept, version.created_at)
+        request = self._request(version)
         self.link_to(context, name, number)
+        context["ti"].xcom_push(key=_CREATED_KEY, value=version.created_at)
         self.subject, self.body = self.subject or request.subject(), request.body(self.body)
         self.hook.run(note_approval(self.hook.registry, name, number, PENDING))
         self.log.info("%s\n%s", self.subject, self.body)
@@ -121,25 +124,27 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         with fail_without_retry():
             if "error" in event:
                 self.process_trigger_event_error(event)
-            _keep(context, event, self._asked(context))
-            return self._conclude(context, event)
+            ti: Any = context["ti"]
+            map_index = -1 if ti.map_index is None else ti.map_index
+            created_at = ti.xcom_pull(task_ids=ti.task_id, key=_CREATED_KEY, map_indexes=map_index)
+            _keep(context, event, self._asked(context, created_at))
+            return self._conclude(context, event, created_at)
 
-    def _asked(self, context: Context) -> str:
+    def _asked(self, context: Context, created_at: int | None) -> str:
         """Return what an answer is an answer to; another version, or this one after a clear, is another question."""
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         # Clearing raises max_tries, and leaves what is kept for retries where it is.
-        return f"{name}/{number} {context['ti'].max_tries}"
+        return f"{name}/{number} {created_at} {context['ti'].max_tries}"
 
-    def _request(self, name: str, number: int) -> ApprovalRequest:
+    def _request(self, version: ModelVersion) -> ApprovalRequest:
         registry, endpoint = self.hook.registry, self.hook.endpoint
-        version = self.hook.run(registry.get_model_version(name, number))
         verdict = self._checked_verdict(version)
         origin, champion, of_champion = self.hook.run(origin_of(registry, version)), None, Origin()
         if verdict and verdict.get("champion"):
             champion = ModelVersion.from_xcom(verdict["champion"])
             of_champion = self.hook.run(origin_of(registry, champion))
         links = {
-            "model version": endpoint.model_version_url(name, number),
+            "model version": endpoint.model_version_url(version.name, version.version),
             "run": self.hook.run(run_page(registry, endpoint, version.run_id)),
         }
         return ApprovalRequest(version, origin.metrics, champion, of_champion.metrics, verdict, links)
@@ -158,14 +163,16 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
                 f"The verdict is on {verdict.get('name')}/{verdict.get('version')}, and {version.name}/"
                 f"{version.version} is to be approved. Give both operators the same model_name and version."
             )
+        expect_created_at(version, verdict.get("created_at"))
         return verdict
 
-    def _conclude(self, context: Context, event: dict[str, Any]) -> Any:
+    def _conclude(self, context: Context, event: dict[str, Any], created_at: int | None) -> Any:
         """Write the answer onto the version, leave it in XCom, fail or skip after a rejection."""
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         answer = self._answer(event)
         tags = answer.tags()
-        before = self.hook.run(note_approval(self.hook.registry, name, number, answer.status, tags))
+        note = note_approval(self.hook.registry, name, number, answer.status, tags, created_at=created_at)
+        before = self.hook.run(note)
         self.log.info("%s/%s is %s by %s at %s", name, number, answer.status, answer.by, answer.at)
         self.link_to(context, name, number)
         result = publish(context, {"name": name, "version": number, **answer.to_xcom()})
@@ -271,6 +278,8 @@ def _time_out(seconds: float | timedelta | None) -> dict[str, Any]:
         return {}
     named = "response_timeout" in inspect.signature(HITLOperator.__init__).parameters
     wait = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    if wait <= timedelta(0):  # which Airflow takes for no end at all
+        raise InvalidArgumentError(f"response_timeout is how long to wait for an answer, above 0, not {seconds!r}.")
     return {"response_timeout" if named else "execution_timeout": wait}
 
 

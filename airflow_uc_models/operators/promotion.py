@@ -9,12 +9,12 @@ from typing import Any
 from airflow.sdk import XComArg, chain, task_group
 
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.operators.alias import SetRegisteredModelAliasOperator
 from airflow_uc_models.operators.approval import ApproveModelVersionOperator
 from airflow_uc_models.operators.promotion_tasks import (
     CopyToDestination,
     FinishPromotion,
     NotePromotion,
+    SetPromotedAlias,
     ValidateCandidate,
 )
 from airflow_uc_models.policies import PromotionPolicy
@@ -67,7 +67,12 @@ def _promote(
     if destination_model_name is not None or destination_catalog is not None:
         destination = validate.output["destination_model_name"]
         steps["copy"] = CopyToDestination(
-            task_id="copy", destination_model_name=destination, **_version(validate), **common, **_GATED
+            task_id="copy",
+            destination_model_name=destination,
+            created_at=validate.output["created_at"],
+            **_version(validate),
+            **common,
+            **_GATED,
         )
     _promote_version(steps, alias, tags, common)
 
@@ -87,9 +92,11 @@ def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] 
     """Make the tasks that change the champion, and put all in a row."""
     validate = steps["validate"]
     promoted = _version(steps.get("copy", validate))
-    steps["set_alias"] = SetRegisteredModelAliasOperator(
+    steps["set_alias"] = SetPromotedAlias(
         task_id="set_alias",
         alias=alias,
+        created_at=None if "copy" in steps else validate.output["created_at"],
+        tags=tags,
         # Only if the champion is still the one that the candidate was compared with.
         expected_version=validate.output["champion_version"],
         **promoted,

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from airflow_uc_models.approvals import cell
 from airflow_uc_models.compat import AirflowFailException, AirflowSkipException
 from airflow_uc_models.entities import READY, ModelVersion
-from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
+from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import ModelName, parse_version
+from airflow_uc_models.operators.alias import SetRegisteredModelAliasOperator
 from airflow_uc_models.operators.base import ModelRegistryOperator
 from airflow_uc_models.operators.model_version import CopyModelVersionOperator
 from airflow_uc_models.operators.tag import SetModelVersionTagsOperator
 from airflow_uc_models.operators.validation import ValidateModelVersionOperator, reasons_tag
-from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.approval import expect_created_at
+from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.retention import search_versions
 from airflow_uc_models.registry.undo import undo_move
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 _SUCCESS, _SKIPPED = "success", "skipped"
+_OF_OTHERS = "set_by_others"
 
 
 class ValidateCandidate(ValidateModelVersionOperator):
@@ -31,6 +34,7 @@ class ValidateCandidate(ValidateModelVersionOperator):
 
     custom_operator_name = "ValidateModelVersionOperator"
     template_fields: Sequence[str] = (*ValidateModelVersionOperator.template_fields, "destination_catalog")
+    names_of_models = (*ValidateModelVersionOperator.names_of_models, "destination_catalog")
 
     def __init__(self, *, destination_catalog: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -47,13 +51,18 @@ class ValidateCandidate(ValidateModelVersionOperator):
         note = f"Once approved, it becomes **{cell(self.champion_alias)}** of **{cell(self.champion_model_name)}**."
         ti.xcom_push(key="note", value=note)
         verdict = super().perform(context)
-        champion = verdict["champion"]
-        # 0: there was none. What the alias is moved from, and rolled back to.
-        ti.xcom_push(key="champion_version", value=champion["version"] if champion else 0)
         if not verdict["approved"]:
             ti.xcom_push(key="return_value", value=verdict)
             # Not by SkipMixin: of mapped task groups, Airflow 3.3 would run the tasks that it skips.
             raise AirflowSkipException(f"{verdict['name']}/{verdict['version']} is rejected.")
+        return verdict
+
+    def judge(self, context: Context) -> dict[str, Any]:
+        """Judge, and leave the champion's version, also of a rejected candidate: people may let it pass in the UI."""
+        verdict = super().judge(context)
+        champion = verdict["champion"]
+        # 0: there was none. What the alias is moved from, and rolled back to.
+        context["ti"].xcom_push(key="champion_version", value=champion["version"] if champion else 0)
         return verdict
 
     def _destination(self) -> str:
@@ -81,18 +90,60 @@ class ValidateCandidate(ValidateModelVersionOperator):
 
 
 class CopyToDestination(CopyModelVersionOperator):
-    """Copy the version, unless it is to become champion where it is."""
+    """Copy the version, unless it is to become champion where it is.
+
+    :param created_at: when the version was created that was judged (int, templated)
+    """
 
     custom_operator_name = "CopyModelVersionOperator"
+    template_fields: Sequence[str] = (*CopyModelVersionOperator.template_fields, "created_at")
+
+    def __init__(self, *, created_at: int | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.created_at = created_at
 
     def perform(self, context: Context) -> Any:
         """Copy the version."""
-        if self.model_name != self.destination_model_name:
-            return super().perform(context)
         version: ModelVersion = self.hook.run(
             self.hook.registry.get_model_version(str(self.model_name), parse_version(self.version or ""))
         )
-        return version.to_xcom()
+        expect_created_at(version, self.created_at)
+        return version.to_xcom() if self.model_name == self.destination_model_name else super().perform(context)
+
+
+class SetPromotedAlias(SetRegisteredModelAliasOperator):
+    """Set the alias, if nothing has changed that the version was judged by.
+
+    :param created_at: when the version was created that was judged; None for a copy of it (int, templated)
+    :param tags: tags for the version; wrong ones would else be found after the alias has moved (dict, templated)
+    """
+
+    custom_operator_name = "SetRegisteredModelAliasOperator"
+    template_fields: Sequence[str] = (*SetRegisteredModelAliasOperator.template_fields, "created_at", "tags")
+
+    def __init__(self, *, created_at: int | None, tags: Mapping[str, Any] | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.created_at = created_at
+        self.tags = tags
+
+    def call(self, registry: Registry, context: Context) -> Call[Any]:
+        """Move the alias from the champion that the candidate was compared with, and from no other."""
+        registry.tag_rules().check(str_tags(self.tags))
+        if self.expected_version is None:
+            raise InvalidArgumentError(
+                "validate did not get as far as the champion, though it was marked as succeeded. Clear the whole group."
+            )
+        name, version = registry.normalize(self.model_name), parse_version(self.version)
+        if self.created_at is not None:
+            expect_created_at((yield from registry.get_model_version(name, version)), self.created_at)
+        current = (yield from registry.get_registered_model(name)).aliases.get(self.alias)
+        if current == version != int(self.expected_version) and not self.is_retry(context):
+            context["ti"].xcom_push(key=_OF_OTHERS, value=True)
+            raise AliasConflictError(
+                f"Alias {self.alias!r} of {name} points to version {version} already: somebody else has set it since "
+                "the validation. It stays there."
+            )
+        return (yield from super().call(registry, context))
 
 
 class NotePromotion(SetModelVersionTagsOperator):
@@ -145,6 +196,7 @@ class FinishPromotion(ModelRegistryOperator):
             return self._confirm(context, outcome)
         broken = [step for step, state in states.items() if state not in (_SUCCESS, _SKIPPED)]
         moved = states["set_alias"] not in (None, "upstream_failed", _SKIPPED)
+        moved = moved and not self._xcom(context, "set_alias", _OF_OTHERS)
         what = "; ".join(verdict.get("reasons", [])) if not verdict.get("approved", True) else ""
         label = f"{outcome['model_name']}/{outcome['version']}" if outcome["model_name"] else "The model"
         what = f"{label} was not promoted: {what or _told(states)}."

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 
 from airflow_uc_models.approvals import ANSWER_TAGS, APPROVED, STATUS_TAG
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
 
 def note_approval(
-    registry: Registry, name: str, version: int, status: str, answer: Mapping[str, str] | None = None
+    registry: Registry,
+    name: str,
+    version: int,
+    status: str,
+    answer: Mapping[str, str] | None = None,
+    *,
+    created_at: int | None = None,
 ) -> Call[ModelVersion]:
     """Write the status of an approval, who answered and when; delete what is left of an earlier answer.
 
@@ -20,11 +27,13 @@ def note_approval(
 
     :param status: ``pending``, ``approved`` or ``rejected``
     :param answer: tags with who and when
+    :param created_at: what ``expect_created_at`` wants
     :return: the version as it was before
     """
     answer = dict(answer or {})
     registry.tag_rules().check({STATUS_TAG: status, **answer})
     found = yield from registry.get_model_version(name, version)
+    expect_created_at(found, created_at)
     if status != APPROVED:
         yield from registry.set_model_version_tag(name, version, STATUS_TAG, status)
     for key, value in answer.items():
@@ -35,3 +44,15 @@ def note_approval(
     if status == APPROVED:
         yield from registry.set_model_version_tag(name, version, STATUS_TAG, status)
     return found
+
+
+def expect_created_at(version: ModelVersion, created_at: int | None) -> None:
+    """Raise if a version is not the one that was looked at before: a model that is deleted and made anew counts from 1.
+
+    :param created_at: when that one was created; None if it is not known
+    """
+    if created_at is not None and version.created_at != created_at:
+        raise InvalidArgumentError(
+            f"{version.name}/{version.version} is not the version that was judged: the model was deleted meanwhile, "
+            "and another one has its name and number. Let the new one be validated, and approved, from the beginning."
+        )

@@ -13,6 +13,7 @@ from support.proxy import Fault
 from support.registry import make_versions
 
 from airflow_uc_models.emulator import Emulator, Settings
+from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators import (
     ApproveModelVersionOperator,
@@ -180,12 +181,28 @@ def test_an_answer_to_another_question_approves_nothing(approve, client, model_n
         kept = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": ANN}
         at = {"responded_at": datetime.now(UTC).isoformat()}
         tries = context["ti"].max_tries - cleared
-        context["task_state_store"].set("uc_models_approval", kept | at | {"asked": f"{model_name}/{version} {tries}"})
+        made = client.get_model_version(model_name, "2").creation_timestamp
+        asked = {"asked": f"{model_name}/{version} {made} {tries}"}
+        context["task_state_store"].set("uc_models_approval", kept | at | asked)
 
     with answering("Reject") as asked:
         result = approve(on_execute_callback=before)
     assert (len(asked), result.task_state("promote")) == (1, "upstream_failed")
     assert approval_tags(client, model_name)["approval_status"] == "rejected"
+
+
+def test_an_answer_is_not_written_onto_another_version_of_that_number(approve, client, model_name):
+    def remake():
+        client.delete_registered_model(model_name)
+        client.create_registered_model(model_name)
+        for _ in range(2):
+            client.create_model_version(model_name, "s3://bucket/other")
+
+    with answering("Approve", before=remake):
+        result = approve()
+    assert (result.task_state("approve"), result.task_state("promote")) == ("failed", "upstream_failed")
+    assert f"{model_name}/2 is not the version that was judged" in result.output
+    assert approval_tags(client, model_name) == {}
 
 
 def test_each_of_many_is_asked_for(dag_runner, connection, client, model_name):
@@ -210,13 +227,23 @@ def test_each_of_many_is_asked_for(dag_runner, connection, client, model_name):
         ({"version": "newest"}, "newest"),
         ({"verdict": "{'approved': True}"}, "a template turns it into text"),
         ({"verdict": {"name": "a.b.c", "version": 2}}, "The verdict is on a.b.c/2"),
+        ({"verdict": {"name": "", "version": 2, "created_at": 1}}, "/2 is not the version that was judged"),
     ],
 )
-def test_mistakes_are_found_before_anybody_is_asked(approve, client, options, message):
+def test_mistakes_are_found_before_anybody_is_asked(approve, client, model_name, options, message):
+    if options.get("verdict", {}) and "created_at" in options["verdict"]:
+        options = {"verdict": {**options["verdict"], "name": model_name}}
     with answering() as asked:
         result = approve(**options)
     assert (result.state, result.ti("approve").try_number, asked) == ("failed", 1, [])
     assert message in result.output
+
+
+@pytest.mark.parametrize("wait", [0, -1, timedelta(0)])
+def test_no_time_to_answer_is_no_time_out(wait):
+    """Airflow would take 0 for ever."""
+    with pytest.raises(InvalidArgumentError, match="response_timeout is how long to wait for an answer, above 0"):
+        ApproveModelVersionOperator(task_id="a", model_name="a.b.c", version=1, response_timeout=wait)
 
 
 def test_databricks_convention(dag_runner, connection, mlflow_server, model_name):

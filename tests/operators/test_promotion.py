@@ -16,6 +16,7 @@ from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.promotion import promote_model
+from airflow_uc_models.operators.promotion_tasks import SetPromotedAlias
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
 from airflow_uc_models.registry.aliases import move_alias
 from airflow_uc_models.registry.undo import undo_move
@@ -74,6 +75,20 @@ def states(result, map_index=-1, steps=STEPS):
     return {step: str(getattr(state, "value", state)) for step, state in found.items()}
 
 
+def fail(*_: Any) -> None:
+    raise RuntimeError("as if the worker had died")
+
+
+def happens(group: Any, step: str, models: list[dict[str, Any]], what: dict[str, Any]) -> None:
+    """Before a step of some of many models, do something to the registry, or fail."""
+
+    def before(context):
+        name = models[context["ti"].map_index]["model_name"]
+        what.get(name.rpartition(".")[2], lambda: None)()
+
+    group.get_child_by_label(step)._pre_execute_hook = before
+
+
 def on_step(group: Any, step: str, callback: Any) -> None:
     """Do something to the registry when a step begins."""
     group.get_child_by_label(step).on_execute_callback = [lambda context: callback(context["ti"])]
@@ -119,14 +134,15 @@ def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
     dag_runner, connection, add, champion, client, schema
 ):
     """Each model meets another misfortune, in one run; the list of models comes from an upstream task."""
-    bad = {"tags": {"no!key": "x"}}
     stories = {
         "fine": {},
-        "new": bad,  # there was no champion
-        "old": bad,
-        "moved": bad,  # somebody moves the alias after us
+        "new": {},  # there was no champion
+        "old": {},
+        "moved": {},  # somebody moves the alias after us
         "died": {},  # the worker dies after the move
         "overtaken": {},  # another champion since the validation
+        "remade": {},  # deleted and made anew since the validation
+        "mistagged": {"tags": {"no!key": "x"}},
         "poor": {},
         "missing": {"version": 7},
     }
@@ -137,11 +153,11 @@ def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
         add(model, 0.8, 0.8, catalog="prod", champion=True)
 
     def move(model):
-        def before(ti):
-            if items[ti.map_index]["model_name"].endswith(model):
-                client.set_registered_model_alias(f"prod.{schema}.{model}", "Champion", "2")
+        client.set_registered_model_alias(f"prod.{schema}.{model}", "Champion", "2")
 
-        return before
+    def remake():
+        client.delete_registered_model(f"dev.{schema}.remade")
+        add("remade", 0.1)
 
     def after_alias(context, result):
         if result["name"].endswith("died"):
@@ -154,8 +170,9 @@ def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
 
         factory = promote_model.partial(destination_catalog="prod", policy=POLICY, registry_conn_id=connection)
         group = factory.expand_kwargs(models())
-        on_step(group, "set_tags", move("moved"))
-        on_step(group, "set_alias", move("overtaken"))
+        happens(group, "copy", items, {"remade": remake})
+        happens(group, "set_alias", items, {"overtaken": lambda: move("overtaken")})
+        happens(group, "set_tags", items, {"new": fail, "old": fail, "moved": lambda: fail(move("moved"))})
         group.get_child_by_label("set_alias")._post_execute_hook = after_alias
         group >> EmptyOperator(task_id="after")
 
@@ -182,10 +199,17 @@ def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
     assert (found["died"], found["overtaken"]) == (stopped, stopped)
     assert champion("died") == (1, "1")
     assert champion("overtaken")[0] == 2
+    assert found["mistagged"] == stopped
+    assert champion("mistagged") == (1, None)  # not even for a moment
+    assert found["remade"] == {**stopped, "copy": "failed", "set_alias": "upstream_failed"}
+    assert f"dev.{schema}.remade/1 is not the version that was judged" in result.output
+    assert len(client.search_model_versions(f"name='prod.{schema}.remade'")) == 2
 
     assert (found["poor"], found["missing"]) == (REFUSED, REFUSED)
     assert "poor/1 was not promoted: accuracy is 0.4, at least 0.5 is asked; " in outcome["poor"]["reason"]
     assert champion("poor") == (1, None)
+    # for the case that somebody marks validate as succeeded
+    assert result.xcom("promote_model.validate", key="champion_version", map_index=list(stories).index("poor")) == 1
     assert not any(item["promoted"] for model, item in outcome.items() if model != "fine")
 
 
@@ -242,9 +266,8 @@ def test_the_alias_goes_back_though_a_worker_dies_while_it_does(dag_runner, conn
             raise RuntimeError("as if the worker had died")
 
     def define():
-        group = promote_model(
-            model_name=f"dev.{schema}.fraud", policy=POLICY, tags={"no!key": "x"}, registry_conn_id=connection
-        )
+        group = promote_model(model_name=f"dev.{schema}.fraud", policy=POLICY, registry_conn_id=connection)
+        group.get_child_by_label("set_tags")._pre_execute_hook = fail
         group.get_child_by_label("finish")._pre_execute_hook = die_once
 
     result = dag_runner.run(define)
@@ -272,6 +295,43 @@ def test_on_databricks_where_tags_end_with_no_blank(dag_runner, monkeypatch):
     assert found.aliases == ["Champion"]
     assert len(found.tags["promoted_because"]) == 1000
     assert found.tags["promoted_because"] == found.tags["validation_reasons"]
+
+
+def test_where_the_model_stays_the_alias_is_moved_by_this_run_or_not_at_all(
+    dag_runner, connection, add, champion, client, schema
+):
+    """Two runs promote one version at once; a model is made anew; and a gate that was marked as succeeded."""
+    names = {model: add(model, 0.8, 0.9, champion=True, catalog="dev") for model in ("twice", "remade")}
+
+    def meanwhile(ti):
+        name = list(names.values())[ti.map_index]
+        if name == names["twice"]:
+            client.set_registered_model_alias(name, "Champion", "2")
+        else:
+            client.delete_registered_model(name)
+            add("remade", 0.1, 0.2)
+
+    def define():
+        group = promote_model.partial(policy=POLICY, registry_conn_id=connection).expand(
+            model_name=list(names.values())
+        )
+        on_step(group, "set_alias", meanwhile)
+
+    result = dag_runner.run(define)
+    steps = ("validate", "set_alias", "set_tags", "finish")
+    stopped = dict(zip(steps, ("success", "failed", "upstream_failed", "failed"), strict=True))
+    assert [states(result, index, steps) for index in range(2)] == [stopped] * 2
+    assert champion("twice", "dev")[0] == 2  # that is what the other run has set
+    assert "somebody else has set it since the validation" in result.output
+    assert champion("remade", "dev") == (None, None)
+    assert f"{names['remade']}/2 is not the version that was judged" in result.output
+
+    unjudged = SetPromotedAlias(
+        task_id="unjudged", model_name=names["twice"], alias="Champion", version=1, expected_version=None,
+        created_at=None, tags=None,
+    )  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match="did not get as far as the champion"):
+        next(unjudged.call(ModelRegistryHook(connection).registry, {}))
 
 
 def test_what_fails_before_the_group_keeps_it_shut(dag_runner, connection, add, champion, schema):
@@ -327,12 +387,19 @@ def test_mistakes_that_only_a_run_shows(dag_runner, connection, add, schema):
             promote_model.override(group_id=f"nothing{number}")(model_name="a.b.c", **options, **common)
         promote_model.override(group_id="none")(model_name=f"dev.{schema}.empty", **common)
 
+        @task
+        def pick():
+            return None
+
+        promote_model.override(group_id="lost")(model_name="a.b.c", destination_catalog=pick(), **common)
+
     result = dag_runner.run(define)
     assert result.state == "failed"
     assert "Give destination_model_name or destination_catalog, not both." in result.output
     assert "destination_model_name is '': its template rendered to nothing." in result.output
     assert "destination_catalog is 'None': its template rendered to nothing." in result.output
     assert f"dev.{schema}.empty has no READY version to promote." in result.output
+    assert "destination_catalog is None: the template or task" in result.output
 
 
 def test_a_trigger_rule_that_is_the_dags_default_opens_no_gate(dag_runner, connection, add, champion, schema):
