@@ -37,7 +37,9 @@ class Answer:
         text = moment.astimezone(UTC).isoformat(timespec="seconds")
         if not user:
             return cls(approved, BY_TIME_OUT, None, text)
-        return cls(approved, str(user.get("name") or user.get("id")), str(user.get("id")), text)
+        # without blanks at the ends, which Unity Catalog takes in no tag
+        name = str(user.get("name") or "").strip()
+        return cls(approved, name or str(user.get("id")), str(user.get("id")), text)
 
     @property
     def status(self) -> str:

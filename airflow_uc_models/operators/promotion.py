@@ -23,7 +23,7 @@ from airflow_uc_models.policies import PromotionPolicy
 _SAME_FOR_ALL = ("approval", "fail_on_rejection", "registry_conn_id")
 _RETRIES = 3
 # Whatever the Dag's default is: a step must not run after one that was rejected, skipped or has failed.
-_GATED = {"trigger_rule": "all_success"}
+_GATED: dict[str, Any] = {"trigger_rule": "all_success"}
 
 
 @task_group(group_id="promote_model")
