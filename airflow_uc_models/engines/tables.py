@@ -108,19 +108,36 @@ def _nth(names: Sequence[str], index: int) -> str:
 
 
 def _one_schema(files: Sequence[Location], read: Callable[[Location], pa.Schema]) -> pa.Schema:
-    """Return the schema that all files share, whatever the order of their columns."""
+    """Return the schema that all files share, whatever the order of their columns.
+
+    A column without any value has no type in some files; that of the other files is its type.
+    """
+    import pyarrow as pa
+
     first = _checked(read(files[0]), files[0])
     expected = dict(zip(first.names, first.types, strict=True))
     for file in files[1:]:
         schema = _checked(read(file), file)
         found = dict(zip(schema.names, schema.types, strict=True))
-        if found != expected:
-            names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+        expected |= {n: kind for n, kind in found.items() if n in expected and pa.types.is_null(expected[n])}
+        if names := [n for n in {**expected, **found} if not _like(found.get(n), expected.get(n))]:
             differences = "; ".join(
                 f"{n!r} is {expected.get(n, 'missing')} and {found.get(n, 'missing')}" for n in names
             )
             raise InputDataError(f"{files[0].shown} and {file.shown} have different columns: {differences}.")
-    return first
+    return pa.schema(list(expected.items()))
+
+
+def _like(found: pa.DataType | None, expected: pa.DataType | None) -> bool:
+    """Whether values of a type are of the expected one, too, but for the form in which Arrow holds them."""
+    from pyarrow import types
+
+    if found is None or expected is None:
+        return False
+    forms = ((types.is_string, types.is_large_string), (types.is_binary, types.is_large_binary))
+    both = (found, expected)
+    is_same_but_for_form = any(all(a(kind) or b(kind) for kind in both) for a, b in forms)
+    return found == expected or types.is_null(found) or is_same_but_for_form
 
 
 def _checked(schema: pa.Schema, file: Location) -> pa.Schema:
@@ -161,10 +178,10 @@ def _resized(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Record
             count += piece.num_rows
             held.append(piece)
             if count == size:
-                yield _joined(held)
+                yield from _joined(held)
                 held, count = [], 0
     if held:
-        yield _joined(held)
+        yield from _joined(held)
 
 
 def _width(kind: pa.DataType) -> float:
@@ -175,10 +192,12 @@ def _width(kind: pa.DataType) -> float:
         return _UNKNOWN_WIDTH
 
 
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Return batches as one, or as several where a column has more text than one holds: 2 GB."""
     import pyarrow as pa
 
-    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    joined: list[pa.RecordBatch] = batches
+    return joined if len(joined) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,22 @@ def test_files_of_a_folder_may_order_their_columns_differently(tmp_path):
     assert [p.batch.to_pydict() for p in read(table_at(tmp_path))] == [{"x": [1], "y": ["u"]}, {"x": [2], "y": ["v"]}]
 
 
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("b", "a", "c"), ("c", "b", "a")])
+def test_a_column_without_values_has_the_type_of_other_files(tmp_path, names):
+    """pandas writes it so, and text as Arrow's large or small one, by its version."""
+    texts = [pa.array(["u"]), pa.array([None]), pa.array(["v"], pa.large_string())]
+    for name, text in zip(names, texts, strict=True):
+        write(tmp_path / f"{name}.parquet", text=text, x=[1])
+    table = table_at(tmp_path)
+    parts = read(table)
+    assert {part.batch.schema for part in parts} == {table.schema}
+    assert sorted(str(part.batch["text"][0]) for part in parts) == ["None", "u", "v"]
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [
+        ({"x": [1], "y": [b"u"]}, "'y' is string and binary"),
         ({"x": [1.5], "y": ["u"]}, r"b\.parquet have different columns: 'x' is int64 and double\."),
         ({"x": [1]}, "'y' is string and missing"),
         ({"x": [1], "y": ["u"], "z": [0]}, "'z' is missing and int64"),
