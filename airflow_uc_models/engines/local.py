@@ -142,6 +142,11 @@ def _check_paths(job: InferenceJob) -> None:
             raise InvalidArgumentError(
                 f"The output {target.shown} lies in the input {job.input}: the next run would read it. Write elsewhere."
             )
+        if job.appends and replace(target, path=target.parent).holds(source):
+            raise InvalidArgumentError(
+                f"The input {job.input} lies in the output {target.parent}: who reads the output would read it, too. "
+                "Write elsewhere."
+            )
         if target.fs.isdir(target.path):
             raise InvalidArgumentError(f"The output {target.shown} is a folder; name a file in it.")
         if job.appends and target.fs.isfile(target.parent):
@@ -181,7 +186,8 @@ def score(runner: Runner, plan: Plan) -> Tally:
                 waiting.append((taken, runner.submit(taken.rows, asked)))
             else:
                 waiting.append((taken, _nothing))
-            settle(runner.ahead)
+            # Whether the model has worked at all tells a bad row from a bad model, so that is found out first.
+            settle(runner.ahead if tally.rows or not job.quarantines else 0)
         settle(0)
         tally.check(aside.first)
         sink.write(plan.nothing())

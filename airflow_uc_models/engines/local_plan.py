@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # A batch's size unless the job tells it. Each batch costs a forest one pass through all of its trees, so it is large;
 # a handful of them is in memory at once.
 _BATCH_BYTES = 16 << 20
-_BATCH_ROWS = (1_024, 131_072)
+_BATCH_ROWS = (64, 131_072)
 
 
 @dataclass(frozen=True, slots=True)

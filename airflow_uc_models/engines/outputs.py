@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Where a row that was put aside comes from.
 SOURCE_COLUMN, ROW_COLUMN = "source_file", "row_number"
 BAD_ROW_COLUMNS = (SOURCE_COLUMN, ROW_COLUMN, REASON_COLUMN)
+# Small batches are gathered until there is so much for a row group of the file.
+_GROUP_ROWS, _GROUP_BYTES = 65_536, 16 << 20
 
 
 def output_file(job: InferenceJob) -> Location:
@@ -59,6 +61,8 @@ class Sink:
         self._thread = thread
         self._pending: Future[None] | None = None
         self._writer: Any = None
+        self._held: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
 
     @classmethod
     @contextmanager
@@ -69,6 +73,7 @@ class Sink:
             try:
                 yield sink
                 sink._settle()
+                sink._flush()
             finally:
                 sink._close()
 
@@ -96,7 +101,18 @@ class Sink:
             repeating = [f.name for f in batch.schema if not pa.types.is_floating(f.type)]
             self._writer = parquet.ParquetWriter(self._file, batch.schema, use_dictionary=repeating)
         if batch.num_rows:
-            self._writer.write_batch(batch)
+            self._held.append(batch)
+            self._rows, self._bytes = self._rows + batch.num_rows, self._bytes + batch.nbytes
+        if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what is held as one row group: whoever reads the file pays for each."""
+        import pyarrow as pa
+
+        if self._held:
+            self._writer.write_table(pa.Table.from_batches(self._held))
+        self._held, self._rows, self._bytes = [], 0, 0
 
 
 class BadRows:

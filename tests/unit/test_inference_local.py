@@ -297,6 +297,32 @@ def test_the_order_of_rows_is_kept_and_the_number_of_batches_bounded(job, rows, 
     assert (aside["row_number"] - 1 == -aside["x"]).all()
 
 
+def test_a_bad_batch_is_none_of_a_bad_model_that_is_still_at_work(job, rows, tmp_path):
+    """Also where the next batches are on their way before the first one's predictions are there."""
+    rows(x=[1.0] * 30 + [-1.0] * 30 + [2.0] * 30)
+    tally = run(job(batch_size=30, on_bad_rows="quarantine"), runner=Late())
+    assert (tally.rows, tally.bad_rows) == (60, 30)
+
+
+def test_small_batches_do_not_make_small_row_groups(job, rows, tmp_path):
+    rows(x=[float(n) for n in range(1000)])
+    run(job(batch_size=3))
+    written = pq.ParquetFile(tmp_path / "out.parquet")
+    assert written.num_row_groups == 1
+    assert written.read()["x"].to_pylist() == [float(n) for n in range(1000)]
+
+
+def test_row_groups_are_bounded(job, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("airflow_uc_models.engines.outputs._GROUP_ROWS", 100)
+    rows(x=[float(n) for n in range(250)])
+    run(job(batch_size=40))
+    written = pq.ParquetFile(tmp_path / "out.parquet").metadata
+    assert [written.row_group(i).num_rows for i in range(written.num_row_groups)] == [120, 120, 10]
+    monkeypatch.setattr("airflow_uc_models.engines.outputs._GROUP_BYTES", 1000)
+    run(job(batch_size=40))
+    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == 4
+
+
 # -- what cannot be meant
 
 
@@ -306,6 +332,7 @@ def test_the_order_of_rows_is_kept_and_the_number_of_batches_bounded(job, rows, 
         ({"mode": "append"}, "With mode='append' the output is a folder"),
         ({"output": "out"}, "does not end in .parquet. A folder takes mode='append'"),
         ({"output": "in.parquet/out", "mode": "append"}, "lies in the input"),
+        ({"input": "out/in.parquet", "output": "out", "mode": "append"}, "lies in the output"),
         ({"output": "file", "mode": "append"}, "is a file; with mode='append' it is a folder"),
         ({"input": "x.bad_rows", "output": "x.parquet", "mode": "overwrite", "on_bad_rows": "quarantine"}, None),
         ({"input": "x.bad_rows", "output": "x", "mode": "append", "on_bad_rows": "quarantine"}, "lies in the input"),
