@@ -118,13 +118,18 @@ def _cast(
 
     def piece(start: int, count: int) -> list[pa.Array]:
         try:
-            return [cast(column.slice(start, count), wanted)]
+            return [cast(part(start, count), wanted)]
         except pa.ArrowInvalid:
             if count == 1:
                 reasons.add(start, name, f"column {name!r} has {_shown(column[start])!r}, which is no {wanted}")
                 return [pa.nulls(1, wanted)]
             half = count // 2
             return [*piece(start, half), *piece(start + half, count - half)]
+
+    def part(start: int, count: int) -> pa.Array:
+        # Of a slice of lists, Arrow would cast the values of all the others, too.
+        is_slice = pa.types.is_nested(column.type) and count < len(column)
+        return column.take(pa.array(range(start, start + count))) if is_slice else column.slice(start, count)
 
     return pa.concat_arrays(piece(0, len(column)))
 

@@ -101,6 +101,11 @@ def features_of(inputs: Sequence[Field] | None, schema: pa.Schema, what: str) ->
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise ModelContentError(f"{what} do not fit:{listed}\nThe input has: {', '.join(schema.names)}.")
     types = {name: arrow_type(item.type) for name, item in asked.items() if name in schema.names}
+    if not types:
+        raise ModelContentError(
+            f"{what} do not fit: the model can do without each of {', '.join(asked)}, but not without all of them. "
+            f"The input has: {', '.join(schema.names)}."
+        )
     return Features(types, as_tensor=inputs[0].type["type"] == "tensor")
 
 

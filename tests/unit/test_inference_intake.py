@@ -7,7 +7,8 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
 
 from airflow_uc_models.engines.intake import Intake
 from airflow_uc_models.engines.paths import Location
@@ -51,6 +52,19 @@ def test_values_that_do_not_fit_are_told_and_the_others_go_on():
             "column 'n' has no value, and the model takes int32; column 'x' has '9007199254740993', which is no double",
         ),
     ]
+
+
+def test_a_bad_value_in_a_list_is_a_matter_of_its_row_only():
+    sign = Signature.of_mlmodel({"signature": {"inputs": Schema([ColSpec(Array(DataType.double), "v")]).to_json()}})
+    found = taken(sign, pa.record_batch({"v": [[1], [2, 2**53 + 1], [3], []]}))
+    assert [row for row, _ in found.bad] == [1]
+    assert found.rows["v"].to_pylist() == [[1.0], [3.0], []]
+
+
+def test_days_beyond_the_range_of_nanoseconds_are_told():
+    days = pa.array([datetime.date(2024, 1, 31), datetime.date(9999, 12, 31)])
+    found = taken(signature(d="datetime"), pa.record_batch({"d": days}))
+    assert [row for row, _ in found.bad] == [1]
 
 
 def test_times_that_python_does_not_have_are_told():

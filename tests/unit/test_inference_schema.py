@@ -112,6 +112,12 @@ def test_optional_columns_may_be_absent_but_not_of_another_type():
         features(sign, part(x=[1.0], y=["a"]))
 
 
+def test_a_model_that_would_be_given_nothing():
+    sign = signature(ColSpec("double", "x", required=False), ColSpec("long", "y", required=False))
+    with pytest.raises(ModelContentError, match="can do without each of x, y, but not without all of them"):
+        features(sign, part(id=[1]))
+
+
 def test_other_columns_do_not_reach_the_model():
     given = part(id=[7], y=[1.0], x=[2.0])
     assert list(frame_of(signature(ColSpec("double", "x"), ColSpec("double", "y")), given).columns) == ["x", "y"]
