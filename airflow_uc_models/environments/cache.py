@@ -173,8 +173,7 @@ class EnvironmentCache:
     def _lock_file(self, key: str) -> Iterator[IO[str]]:
         # Never removed: whoever waits for a removed one would not see the next one.
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self.folder / f"{key}.lock").open("a")
+            lock = self._opened(self.folder / f"{key}.lock")
         except OSError as error:
             raise ModelEnvironmentError(
                 f"Environments of models cannot be kept in {self.folder}: {error}. Set [{SECTION}] {FOLDER_OPTION} in "
@@ -182,6 +181,16 @@ class EnvironmentCache:
             ) from error
         with lock:
             yield lock
+
+    def _opened(self, file: Path) -> IO[str]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return file.open("a")
+        except OSError:
+            # What somebody has built there can be used also by those who may only read.
+            if not self._is_complete(file.with_suffix("")):
+                raise
+            return file.open()
 
     @staticmethod
     def _is_complete(place: Path) -> bool:
@@ -203,7 +212,7 @@ def _size(place: Path) -> int:
 
 
 def _note_use(place: Path) -> None:
-    with suppress(PermissionError):  # another user has built it
+    with suppress(OSError):  # another user has built it, or nobody may write there
         os.utime(place / _MARKER)
 
 

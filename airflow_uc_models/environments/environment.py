@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from airflow_uc_models.environments.bootstrap import OLDEST
 from airflow_uc_models.environments.build import Builder, find_uv, uv_program
 from airflow_uc_models.environments.cache import EnvironmentCache
 from airflow_uc_models.environments.process import ModelProcess, Start
@@ -115,11 +116,24 @@ def _environment(folder: Path, env_manager: str | None, label: str) -> Environme
             "pip_requirements, or set env_manager='local'."
         )
     if env_manager is not None:
+        _check_python(requirements, label)
         return Environment(env_manager, "env_manager says so", label, requirements)
     differences = requirements.differences()
     if not differences:
         return Environment(LOCAL, "this worker has what the model asks for", label)
+    _check_python(requirements, label)
     manager = UV if find_uv() else VIRTUALENV
     more = len(differences) - _MOST_NAMED
     told = "; ".join(differences[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
     return Environment(manager, told, label, requirements)
+
+
+def _check_python(requirements: ModelRequirements, label: str) -> None:
+    """Raise ModelContentError for a Python that is too old to speak with the task."""
+    asked = tuple(int(number) for number in requirements.python_minor.split(".") if number.isdigit())
+    if len(asked) == len(OLDEST) and asked < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ModelContentError(
+            f"{label} asks for Python {requirements.python_minor}, and {oldest} is the oldest for which environments "
+            "are built. Log it anew with a newer Python, or set env_manager='local' to try this worker's packages."
+        )

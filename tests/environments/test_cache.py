@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -190,6 +191,29 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     told = r"cannot be kept in .*/file/cache: .* Set \[uc_models\] environments_folder"
     with pytest.raises(ModelEnvironmentError, match=told):
         use(EnvironmentCache(tmp_path / "file" / "cache", 1), "a", Build())
+
+
+def test_what_others_have_built_is_used_where_nobody_may_write(cache, monkeypatch):
+    build = Build()
+    use(cache, "a", build)
+    opened = Path.open
+
+    def read_only(self, mode="r", *arguments, **options):
+        if mode != "r":
+            raise OSError(errno.EROFS, "Read-only file system", str(self))
+        return opened(self, mode, *arguments, **options)
+
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(os, "utime", fail)
+    use(cache, "a", build)
+    with cache.existing("a") as place:
+        assert place == cache.folder / "a"
+    assert build.count == 1
+    with pytest.raises(ModelEnvironmentError, match="Read-only file system"):
+        use(cache, "b", build)
 
 
 def test_what_cannot_be_tidied_does_not_spoil_a_build(cache, monkeypatch):

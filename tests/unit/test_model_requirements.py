@@ -226,6 +226,14 @@ def test_a_python_that_is_not_here(model, monkeypatch, tmp_path):
         builder.build(tmp_path / "other", 0)
 
 
+@pytest.mark.parametrize("manager", [None, "uv", "virtualenv"])
+def test_a_python_with_which_no_process_could_be_spoken(model, manager):
+    with pytest.raises(ModelContentError, match=r"asks for Python 3\.9, and 3\.10 is the oldest"):
+        environment_of(model("pandas", python="3.9.18"), manager, "m")
+    assert environment_of(model("pandas", python="3.9.18"), "local", "m").is_local
+    assert environment_of(model("pandas", python="3"), "virtualenv", "m").manager == "virtualenv"
+
+
 def test_passwords_are_hidden():
     told = hide_passwords("see https://me:secret@host/simple and git+ssh://git@host/x, not a@b")
     assert told == "see https://***@host/simple and git+ssh://***@host/x, not a@b"
