@@ -140,7 +140,7 @@ class EngineCapabilities:
         if not value.strip():
             return f"{role} is empty"
         if is_table(value):
-            return "" if self.tables else f"{role} {value} is a table; it takes paths"
+            return "" if self.tables else f"{role} {value} is a table; it takes paths (./{value} is a file)"
         return "" if self.paths else f"{role} {value} is a path; it takes tables (catalog.schema.table)"
 
 

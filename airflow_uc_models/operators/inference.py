@@ -241,9 +241,12 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
 def _whole(value: Any) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"batch_size must be a whole number, not {value!r}.") from None
+        number = None if isinstance(value, bool) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or (isinstance(value, float) and value != number):
+        raise InvalidArgumentError(f"batch_size must be a whole number, not {value!r}.")
+    return number
 
 
 def _names(parameter: str, value: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -159,6 +159,8 @@ def test_metadata_columns_as_templates_render_them(given, read):
         ({"partition_by": "day"}, "partition_by must be a list of column names, not 'day'"),
         ({"partition_by": [1]}, r"partition_by must be a list of column names, not \[1\]"),
         ({"batch_size": "many"}, "batch_size must be a whole number, not 'many'"),
+        ({"batch_size": 2.5}, r"batch_size must be a whole number, not 2\.5"),
+        ({"batch_size": True}, "batch_size must be a whole number, not True"),
         ({"engine_options": "workers=2"}, "engine_options must be a dict, not 'workers=2'"),
     ],
 )
