@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_uc_models.engines import Ended, EngineCapabilities, InferenceJob, Scored, Waiting, options
+from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.databricks_environment import environment_of
 from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.series import series
 from airflow_uc_models.engines.signature_check import check_signature
+from airflow_uc_models.engines.spark_places import VOLUMES, check_remote_folder
+from airflow_uc_models.engines.spark_plan import JobError
 from airflow_uc_models.engines.spark_script import params_of, script
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
@@ -79,6 +82,12 @@ class DatabricksEngine:
                     f"The {role} {place} names an Airflow connection; the workspace reaches storage by its own "
                     "credentials. Leave out what is before the @."
                 )
+        refuse_overlap(job)
+        if not is_table(job.output) and not job.output.startswith(VOLUMES):
+            try:
+                check_remote_folder(job)  # serverless compute is Spark Connect
+            except JobError as error:
+                raise InvalidArgumentError(str(error)) from None
         _Settings(job)
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored | Waiting:

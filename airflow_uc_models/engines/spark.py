@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.engines import EngineCapabilities, InferenceJob, Scored, spark_job
+from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
 from airflow_uc_models.engines.local_plan import plan_of
-from airflow_uc_models.engines.spark_places import is_remote
+from airflow_uc_models.engines.spark_places import check_remote_folder, is_remote
 from airflow_uc_models.engines.spark_plan import JobError, Source, open_input
 from airflow_uc_models.engines.spark_script import params_of
-from airflow_uc_models.engines.spark_sessions import OPTIONS, check_options, spark_session
+from airflow_uc_models.engines.spark_sessions import OPTIONS, REMOTE_WAYS, check_options, spark_session
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import LOCAL, UV, VIRTUALENV, environment_of
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError
@@ -67,12 +68,10 @@ class SparkEngine:
                     f"The {role} {place} names an Airflow connection, which Spark does not know: it reaches storage "
                     "by its own settings. Leave out what is before the @."
                 )
-        source, target = (place.strip("`").rstrip("/") for place in (job.input, job.output))
-        if source == target or (not is_table(job.output) and target.startswith(f"{source}/")):
-            raise InvalidArgumentError(
-                f"The output {job.output} lies in the input {job.input}: the next run would read it. Write elsewhere."
-            )
+        refuse_overlap(job)
         check_options(job)
+        if any(job.options.get(name) for name in REMOTE_WAYS):
+            _check_remote(job)
         if job.env_manager == "uv" and shutil.which("uv") is None:
             raise InvalidArgumentError(
                 "env_manager='uv' needs the command uv on the PATH of this worker, where mlflow looks for it."
@@ -131,6 +130,20 @@ class SparkEngine:
             spark_job.clean(spark, self._params)
         except Exception as error:
             log.warning("The unfinished output stays until the next try: %s", error)
+
+
+def _check_remote(job: InferenceJob) -> None:
+    """Raise InvalidArgumentError for what Spark Connect cannot do, before anything is downloaded."""
+    if job.env_manager not in (None, LOCAL):
+        raise InvalidArgumentError(
+            f"Over Spark Connect, env_manager={job.env_manager!r} is not possible: the model runs in the environment "
+            "of the cluster. Leave it out, or use engine='databricks'."
+        )
+    if not is_table(job.output):
+        try:
+            check_remote_folder(job)
+        except JobError as error:
+            raise InvalidArgumentError(str(error)) from None
 
 
 def _refuse_passing_table(spark: Any, job: InferenceJob, *, is_given: bool) -> None:

@@ -78,12 +78,21 @@ def _scored(spark: Any, plan: Plan, places: Places) -> tuple[Any, Any]:
     bad = frame.where(reason.isNotNull()).select(*kept, reason.alias(REASON))
     frame = frame.where(reason.isNull())
     if not _predicts_here(spark, plan):
+        _refuse_only_bad(frame, bad)
         return _described(plan, _predicted(spark, plan, frame)), bad
     every = places.draft(_predicted(spark, plan, frame, aside=True))
     good = every.where(every[REASON].isNull()).drop(REASON)
     failed = every.where(every[REASON].isNotNull())
     as_read = [failed[tick(name)].cast(bad.schema[name].dataType).alias(name) for name in plan.kept]
-    return _described(plan, good), bad.unionByName(failed.select(*as_read, REASON))
+    bad = bad.unionByName(failed.select(*as_read, REASON))
+    _refuse_only_bad(good, bad)
+    return _described(plan, good), bad
+
+
+def _refuse_only_bad(good: Any, bad: Any) -> None:
+    """Raise JobError if there are rows and none can be scored: then it is no matter of single rows."""
+    if good.isEmpty() and (first := bad.head()) is not None:
+        raise JobError(f"None of the {bad.count():,} rows of the input could be scored. The first one: {first[REASON]}")
 
 
 def _described(plan: Plan, frame: Any) -> Any:

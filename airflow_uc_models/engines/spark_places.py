@@ -27,11 +27,13 @@ from airflow_uc_models.engines.spark_stores import (
     SessionCatalog,
     Store,
     recover,
+    refuse_other_columns,
     swap,
+    unless_another_did,
 )
 
 _ATOMIC = ("delta", "iceberg")
-_VOLUMES = ("/Volumes/", "dbfs:/Volumes/")
+VOLUMES = ("/Volumes/", "dbfs:/Volumes/")
 
 
 class Places(Protocol):
@@ -59,7 +61,8 @@ def places_of(spark: Any, job: Params) -> Places:
         return _tables_of(spark, job)
     if not is_remote(spark):
         return Folders(spark, job, HadoopFiles(spark))
-    if job.output.startswith(_VOLUMES):
+    # Where Python runs in the workspace; over Databricks Connect it does not.
+    if job.output.startswith(VOLUMES) and "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return Folders(spark, job, MountedFiles())
     return RemoteFolders(spark, job)
 
@@ -96,22 +99,6 @@ def _default_provider(spark: Any) -> str:
     if "DATABRICKS_RUNTIME_VERSION" in os.environ or "databricks" in type(spark).__module__:
         return "delta"
     return str(spark.conf.get("spark.sql.sources.default", "parquet")).lower()
-
-
-def refuse_other_columns(place: str, found: Any, frame: Any, partitions: Sequence[str] = ()) -> None:
-    """Raise JobError with the list of what differs; types of partitions of files are guessed from folder names."""
-    old = {field.name: field.dataType.simpleString() for field in found if field.name != RUN_COLUMN}
-    new = {field.name: field.dataType.simpleString() for field in frame.schema if field.name != RUN_COLUMN}
-    problems = [f"{name!r} is {old[name]} there and missing here" for name in old if name not in new]
-    problems += [f"{name!r} is {new[name]} here and missing there" for name in new if name not in old]
-    problems += [
-        f"{name!r} is {old[name]} there and {kind} here"
-        for name, kind in new.items()
-        if name in old and old[name] != kind and name not in partitions
-    ]
-    if problems:
-        listed = "".join(f"\n- {problem}" for problem in problems)
-        raise JobError(f"Rows cannot be appended to {place}, which has other columns:{listed}")
 
 
 class _Beside:
@@ -202,16 +189,21 @@ class Folders(_Beside):
             refuse_other_columns(place, found, frame, self.job.partition_by)
 
 
+def check_remote_folder(job: Any) -> None:
+    """Raise JobError for a job that cannot write files where nothing can be renamed."""
+    if not job.appends or job.partition_by or job.quarantines:
+        raise JobError(
+            "Over Spark Connect, files can only be written with mode='append', without partition_by and with "
+            f"on_bad_rows='fail': folders cannot be renamed there. Write {job.output} as a table instead."
+        )
+
+
 class RemoteFolders:
     """Parquet files where nothing can be renamed: Spark replaces the run's partition when the job has succeeded."""
 
     def __init__(self, spark: Any, job: Params) -> None:
+        check_remote_folder(job)
         self.spark, self.job = spark, job
-        if not job.appends or job.partition_by or job.quarantines:
-            raise JobError(
-                "Over Spark Connect, files can only be written with mode='append', without partition_by and with "
-                f"on_bad_rows='fail': folders cannot be renamed there. Write {job.output} as a table instead."
-            )
 
     def recover(self, place: str) -> None:
         """Spark has left nothing that shows."""
@@ -282,7 +274,8 @@ class SessionTables(_Beside):
         rows = staged.count()
         if not exists:
             empty = staged.limit(0).withColumn(RUN_COLUMN, F.lit(self.job.key))
-            empty.write.partitionBy(*partitions).saveAsTable(quoted(place))
+            with unless_another_did(self.store, place):
+                empty.write.partitionBy(*partitions).saveAsTable(quoted(place))
         self._fill(staged, place, partitions)
         return int(rows)
 
@@ -361,19 +354,27 @@ class CatalogTables:
     def replace(self, frame: Any, place: str) -> int:
         from pyspark.sql import functions as F  # noqa: N812
 
-        table = quoted(place)
-        partitions = [F.col(tick(name)) for name in self.job.partition_by if name in frame.columns]
-        exists = self._catalog.exists(place)
-        if self.job.appends:
-            frame = frame.withColumn(RUN_COLUMN, F.lit(self.job.key))
-        if exists and self.job.appends:
-            refuse_other_columns(place, self.spark.table(table).schema, frame)
-            frame.writeTo(table).overwrite(F.col(RUN_COLUMN) == self.job.key)
-        else:
-            writer = self._writer(frame, table)
-            writer = writer.partitionedBy(*partitions) if partitions else writer
-            _ = writer.createOrReplace() if exists else writer.create()
+        partitions = [name for name in self.job.partition_by if name in frame.columns]
+        if not self.job.appends:
+            self._make(frame, place, partitions, replaces=self._catalog.exists(place))
+            return int(self.spark.table(quoted(place)).count())
+        frame = frame.withColumn(RUN_COLUMN, F.lit(self.job.key))
+        if not self._catalog.exists(place):
+            with unless_another_did(self._catalog, place) as made:
+                # By this partition Delta tells apart what runs write at the same time.
+                self._make(frame, place, [RUN_COLUMN, *partitions])
+            if made:
+                return int(self._own(place).count())
+        refuse_other_columns(place, self.spark.table(quoted(place)).schema, frame)
+        frame.writeTo(quoted(place)).overwrite(F.col(RUN_COLUMN) == self.job.key)
         return int(self._own(place).count())
+
+    def _make(self, frame: Any, place: str, partitions: Sequence[str], *, replaces: bool = False) -> None:
+        from pyspark.sql import functions as F  # noqa: N812
+
+        writer = self._writer(frame, quoted(place))
+        writer = writer.partitionedBy(*(F.col(tick(name)) for name in partitions)) if partitions else writer
+        _ = writer.createOrReplace() if replaces else writer.create()
 
     def remove(self, place: str) -> None:
         if not self.job.appends:
@@ -392,4 +393,4 @@ class CatalogTables:
 
     def _own(self, place: str) -> Any:
         rows = self.spark.table(quoted(place))
-        return rows.where(rows[RUN_COLUMN] == self.job.key) if self.job.appends else rows
+        return rows.where(rows[RUN_COLUMN] == self.job.key)

@@ -27,7 +27,7 @@ _WIDENS = {
     "int": _WHOLE[:3], "bigint": _WHOLE, "float": ("tinyint", "smallint", "float"),
     "double": (*_WHOLE, "float", "double", "decimal"), "timestamp_ntz": ("date", "timestamp", "timestamp_ntz"),
 }  # fmt: skip
-_NEVER_NULL = ("int", "bigint", "boolean")
+_NEVER_NULL = ("int", "bigint")
 
 
 class JobError(Exception):
@@ -169,7 +169,7 @@ class Plan:
             mlflow.set_registry_uri(job.registry_uri)
         signature = Model.load(job.uri).signature
         inputs = signature.inputs if signature else None
-        features = _features(inputs, source)
+        features = _features(inputs, source, looks_up=job.score_batch)
         results = [] if job.score_batch else _results(signature.outputs if signature else None, job.result_type)
         plan = cls(job, source, features, results, bool(inputs and inputs.is_tensor_spec()))
         plan._check_names()
@@ -234,20 +234,26 @@ class Plan:
         columns, job = self.source.columns, self.job
         if missing := [name for name in self.kept if name not in columns]:
             raise JobError(f"keep_columns names {', '.join(missing)}; the input has {', '.join(columns)}.")
-        added = [*(name for name, _ in self.results), *job.metadata, *([RUN_COLUMN] if job.appends else [])]
-        if both := [name for name in added if name in self.kept]:
+        added = [*(name for name, _ in self.results), *job.metadata]
+        added += [PREDICTION] * job.score_batch + [RUN_COLUMN] * job.appends
+        if both := [name for name in [*added, *[REASON] * job.quarantines] if name in self.kept]:
             raise JobError(
                 f"The input has the column(s) {', '.join(both)}, and the output bears these names already. "
                 "Name the columns to keep with keep_columns."
             )
         names = [*self.kept, *added]
-        if unknown := [name for name in job.partition_by if names and name not in names and not job.score_batch]:
+        if unknown := [name for name in job.partition_by if name not in names]:
             raise JobError(f"partition_by names {', '.join(unknown)}; the output has {', '.join(names)}.")
 
 
-def _features(inputs: Any, source: Source) -> dict[str, str | None]:
-    """Return the columns that the model takes, with their SQL types; JobError lists all that does not fit."""
+def _features(inputs: Any, source: Source, *, looks_up: bool) -> dict[str, str | None]:
+    """Return the columns that the model takes, with their SQL types; JobError lists all that does not fit.
+
+    :param looks_up: the model gets columns that the input does not have from elsewhere
+    """
     columns = source.columns
+    if looks_up and (not inputs or inputs.is_tensor_spec() or not inputs.has_input_names()):
+        return {}
     if not inputs:
         return dict.fromkeys(columns)
     if inputs.is_tensor_spec():
@@ -259,7 +265,7 @@ def _features(inputs: Any, source: Source) -> dict[str, str | None]:
         raise JobError(f"The model takes {len(specs)} columns; the input has {len(columns)}: {', '.join(columns)}.")
     names = inputs.input_names() if inputs.has_input_names() else columns
     wanted = {name: _SQL.get(getattr(spec.type, "name", "")) for name, spec in zip(names, specs, strict=True)}
-    required = {name for name, spec in zip(names, specs, strict=True) if spec.required}
+    required = {name for name, spec in zip(names, specs, strict=True) if spec.required and not looks_up}
     problems = [f"column {name!r} is missing" for name in names if name in required and name not in columns]
     for name, kind in wanted.items():
         if kind and name in columns and not source.is_csv:

@@ -21,6 +21,8 @@ from airflow_uc_models.hooks.workspace import workspace_client
 _ADVICE = "Install the extra that has it: pip install 'airflow-uc-models[spark]'."
 _WAYS = ("session", "master", "remote", "remote_conn_id", "databricks_connect")
 OPTIONS = (*_WAYS, "conf")
+# Those to a session of Spark Connect.
+REMOTE_WAYS = ("remote", "remote_conn_id", "databricks_connect")
 # What Spark itself hides in its logs and pages.
 _SECRET = re.compile(r"secret|password|token|access[.]?key", re.IGNORECASE)
 # Variables by which PySpark tells its parts, and the next session, what this one is.

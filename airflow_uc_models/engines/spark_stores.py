@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from airflow_uc_models.engines.spark_plan import JobError, quoted, table_parts, tick
+from airflow_uc_models.engines.spark_plan import RUN_COLUMN, JobError, quoted, table_parts, tick
 
 NEW, OLD, OLD_PART = "new", "old", "old_part"
 
@@ -208,3 +209,36 @@ def recover(store: Store, place: str, target: str, key: str, *, is_part: bool) -
                 store.drop(item.place)
             else:
                 store.rename(item.place, target)
+
+
+@contextmanager
+def unless_another_did(store: Store, place: str) -> Iterator[list[bool]]:
+    """Have a table made in the block; it is no error if another run was faster.
+
+    Gives a list that is empty if this block has not made it.
+    """
+    from pyspark.errors import PySparkException
+
+    made = [True]
+    try:
+        yield made
+    except PySparkException:
+        if not store.exists(place):
+            raise
+        made.clear()
+
+
+def refuse_other_columns(place: str, found: Any, frame: Any, partitions: Sequence[str] = ()) -> None:
+    """Raise JobError with the list of what differs; types of partitions of files are guessed from folder names."""
+    old = {field.name: field.dataType.simpleString() for field in found if field.name != RUN_COLUMN}
+    new = {field.name: field.dataType.simpleString() for field in frame.schema if field.name != RUN_COLUMN}
+    problems = [f"{name!r} is {old[name]} there and missing here" for name in old if name not in new]
+    problems += [f"{name!r} is {new[name]} here and missing there" for name in new if name not in old]
+    problems += [
+        f"{name!r} is {old[name]} there and {kind} here"
+        for name, kind in new.items()
+        if name in old and old[name] != kind and name not in partitions
+    ]
+    if problems:
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise JobError(f"Rows cannot be appended to {place}, which has other columns:{listed}")

@@ -107,7 +107,15 @@ def job(**changes):
     [
         ({"input": "s3://conn@bucket/in"}, "names an Airflow connection"),
         ({"output": "/data/in/out"}, "lies in the input"),
-        ({"input": "a.b", "output": "a.b"}, "lies in the input"),
+        ({"input": "a.b", "output": "a.b"}, "is the input, too"),
+        ({"input": "/data/out/in"}, "lies in the output /data/out"),
+        ({"input": "/data/out.bad_rows", "on_bad_rows": "quarantine"}, "is the input, too"),
+        ({"options": {"remote": "sc://host"}}, "only be written with mode='append'"),
+        ({"options": {"remote_conn_id": "c"}, "mode": "append", "partition_by": ("p",)}, "without partition_by"),
+        (
+            {"options": {"remote": "sc://host"}, "output": "a.b", "env_manager": "uv"},
+            "env_manager='uv' is not possible",
+        ),
         ({"options": {"master": "local", "remote": "sc://host"}}, "each names a session"),
         ({"options": {"conf": "a=b"}}, "conf must be a dict"),
         ({"options": {"conf": {"spark.hadoop.fs.s3a.secret.key": "x"}}}, "credentials would show"),
@@ -123,7 +131,7 @@ def test_missing_pyspark_and_java_are_told(monkeypatch):
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     with pytest.raises(InvalidArgumentError, match="needs Java"):
         SparkEngine().check(job(options={"master": "local[2]"}))
-    SparkEngine().check(job(options={"remote": "sc://host"}))
+    SparkEngine().check(job(options={"remote": "sc://host"}, output="a.b"))
     monkeypatch.setattr(spark_sessions.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidArgumentError, match=r"airflow-uc-models\[spark\]"):
         SparkEngine().check(job())

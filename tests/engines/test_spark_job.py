@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from pyspark.errors import AnalysisException
 
 from airflow_uc_models.engines import spark_job
-from airflow_uc_models.engines.spark_plan import JobError
+from airflow_uc_models.engines.spark_places import CatalogTables
+from airflow_uc_models.engines.spark_plan import JobError, Params
 from airflow_uc_models.engines.spark_script import script
+from airflow_uc_models.engines.spark_stores import SessionCatalog
 
 pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
 
@@ -44,9 +48,15 @@ class RowSums(mlflow.pyfunc.PythonModel):
         return np.asarray(model_input).sum(axis=1)
 
 
+class Looked(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        raise NotImplementedError
+
+
 X = Schema([ColSpec("double", "x")])
 SIGNATURES = {
     Doubler: ModelSignature(X, Schema([ColSpec("double")])),
+    Looked: ModelSignature(Schema([ColSpec("double", "x"), ColSpec("double", "y")]), Schema([ColSpec("double")])),
     Labels: ModelSignature(X, Schema([ColSpec("string", "label"), ColSpec("double", "score")])),
     RowSums: ModelSignature(
         Schema([TensorSpec(np.dtype("float64"), (-1, 2))]), Schema([TensorSpec(np.dtype("float64"), (-1,))])
@@ -199,6 +209,55 @@ def test_bad_rows_are_put_aside_with_their_reason(run, tmp_path):
     assert names(tmp_path) == ["in.parquet", "out"]
 
 
+@pytest.mark.parametrize("x", [[-1.0, -2.0], [UNFIT, UNFIT + 2]], ids=["model", "values"])
+def test_an_input_without_a_good_row_replaces_nothing(run, tmp_path, x):
+    write(tmp_path / "in.parquet", x=[1.0])
+    run()
+    write(tmp_path / "in.parquet", x=x)
+    with pytest.raises(
+        JobError, match=r"None of the 2 rows of the input could be scored. The first one: .*(negative|no d)"
+    ):
+        run(on_bad_rows="quarantine")
+    assert read(tmp_path / "out")["prediction"].tolist() == [2.0]
+    assert names(tmp_path) == ["in.parquet", "out"]
+
+
+def test_names_that_the_output_bears(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0], reason=["a"])
+    with pytest.raises(JobError, match=r"has the column.s. reason, and the output bears"):
+        run(on_bad_rows="quarantine")
+    assert run() == {"rows": 1, "bad_rows": 0}
+
+
+@pytest.fixture
+def feature_store(monkeypatch):
+    """The part of databricks-feature-engineering that scores: it looks y up, and predicts x + y."""
+    seen = []
+
+    class FeatureEngineeringClient:
+        def score_batch(self, *, model_uri, df, **options):
+            seen.append((model_uri, df.columns, options))
+            return df.withColumn("y", df["id"] * 10).selectExpr("*", "x + y AS prediction")
+
+    module = types.ModuleType("databricks.feature_engineering")
+    module.FeatureEngineeringClient = FeatureEngineeringClient
+    monkeypatch.setitem(sys.modules, "databricks.feature_engineering", module)
+    return seen
+
+
+def test_the_feature_store_scores_with_features_that_the_input_lacks(run, models, feature_store, tmp_path):
+    write(tmp_path / "in.parquet", id=[1, 2], x=[1, 2])
+    assert run(Looked, score_batch=True, keep_columns=["id"], env_manager="local") == {"rows": 2, "bad_rows": 0}
+    assert read(tmp_path / "out").to_dict("list") == {"id": [1, 2], "prediction": [11.0, 22.0]}
+    assert feature_store == [(models[Looked], ["id", "x"], {"env_manager": "local"})]
+    write(tmp_path / "in.parquet", id=[1], x=["text"], prediction=[1.0])
+    with pytest.raises(JobError, match="column 'x' is string; the model asks for double"):
+        run(Looked, score_batch=True)
+    write(tmp_path / "in.parquet", id=[1], prediction=[1.0])
+    with pytest.raises(JobError, match=r"has the column.s. prediction, and the output bears"):
+        run(Looked, score_batch=True)
+
+
 CSV = 'x,id,text\n1.5,1,"a, ""b""\nc"\nnan,2,\nabc,3,NA\n2,4\n'
 
 
@@ -304,6 +363,63 @@ def test_rows_are_appended_to_a_table(spark, run, table, tmp_path):
     assert run(**options) == {"rows": 0, "bad_rows": 0}
     assert predictions(spark, table) == [2.0, 4.0]
     assert tables(spark, table) == ["scores"]
+
+
+def test_two_runs_that_make_a_table_at_once_both_append(spark, run, table, tmp_path, monkeypatch):
+    write(tmp_path / "in.parquet", x=[1.0])
+    run(output=table, mode="append", key=OTHER)
+    exists, looks = SessionCatalog.exists, iter([False])
+    monkeypatch.setattr(SessionCatalog, "exists", lambda self, place: next(looks, exists(self, place)))
+    assert run(output=table, mode="append") == {"rows": 1, "bad_rows": 0}
+    assert not list(looks)
+    assert predictions(spark, table) == [2.0, 2.0]
+
+
+class Transactions:
+    """A table of a format that is not here, such as Delta: what is asked of its writer."""
+
+    columns = ("x", "p")
+    schema = ()
+
+    def __init__(self, error=None):
+        self.error = error
+        self.asked = []
+
+    def __getattr__(self, name):
+        def asked(*arguments):
+            self.asked.append((name, *map(str, arguments)))
+            if name == "create" and self.error:
+                raise self.error
+            return self
+
+        return asked
+
+    def __getitem__(self, name):
+        return name
+
+    def count(self):
+        return 7
+
+
+def test_a_table_with_transactions_has_a_partition_for_each_run(spark, monkeypatch):
+    def asked(frame, is_there):
+        looks = iter(is_there)
+        monkeypatch.setattr(SessionCatalog, "exists", lambda self, place: next(looks))
+        job = Params(
+            input="x", output="a.b.c", key=OWN, mode="append", partition_by=["p"], model_name="m", model_version=1,
+            scored_at="",
+        )  # fmt: skip
+        assert CatalogTables(SimpleNamespace(table=lambda name: frame), job, "delta").replace(frame, "a.b.c") == 7
+        return [call for call in frame.asked if call[0] in ("partitionedBy", "create", "overwrite")]
+
+    parted = ("partitionedBy", "Column<'dag_run_key'>", "Column<'p'>")
+    own = ("overwrite", f"Column<'=(dag_run_key, '{OWN}')'>")
+    assert asked(Transactions(), [False]) == [parted, ("create",)]
+    assert asked(Transactions(), [True]) == [own]
+    faster = AnalysisException("[TABLE_OR_VIEW_ALREADY_EXISTS]")
+    assert asked(Transactions(faster), [False, True]) == [parted, ("create",), own]
+    with pytest.raises(AnalysisException):
+        asked(Transactions(faster), [False, False])
 
 
 def test_a_table_after_a_kill(spark, run, table, tmp_path):
