@@ -13,9 +13,10 @@ from typing import Any
 
 from airflow_uc_models.engines import Ended, EngineCapabilities, InferenceJob, Scored, Waiting, options
 from airflow_uc_models.engines.ai_query_sql import Scoring, fits, literal, sql_type
+from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.job import REASON_COLUMN, RUN_COLUMN
-from airflow_uc_models.engines.series import series
+from airflow_uc_models.engines.series import has_more_tries, series
 from airflow_uc_models.engines.spark_plan import quoted, table_parts
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
@@ -58,8 +59,7 @@ class AiQueryEngine:
         for role, table in (("input", job.input), ("output", job.output)):
             if len(table_parts(table)) != 3:
                 raise InvalidArgumentError(f"The {role} must be named catalog.schema.table, not {table}.")
-        if _full_name(job.input) in (_full_name(job.output), _full_name(job.bad_rows_output)):
-            raise InvalidArgumentError(f"The table {job.input} is both input and output; write to another.")
+        refuse_overlap(job)
         _Settings(job)
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored | Waiting:
@@ -90,7 +90,8 @@ class AiQueryEngine:
         statement_id = str(ended.state["statement_id"])
         if (ended.event.get("error") or {}).get("error_code") == "TIMEOUT":
             raise PredictionError(f"Statement {statement_id} took longer than {settings.timeout_seconds:g} seconds.")
-        _expect_success(jobs.wait_for_statement(statement_id), statement_id, settings.endpoint)
+        # The trigger has seen the end; a workspace forgets statements within hours.
+        _expect_success(jobs.statement_state(ended.event["state"]), statement_id, settings.endpoint)
         return self._finish(job, hook, version, Scoring(**ended.state["scoring"]), ended.state["began"])
 
     def cancel(self) -> None:
@@ -105,11 +106,13 @@ class AiQueryEngine:
     def _finish(
         self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion, scoring: Scoring, began: float
     ) -> Scored:
+        keeps = has_more_tries()
         try:
             _check_served(hook.endpoint, scoring.endpoint, version)  # that another has answered meanwhile
             [counts] = statement_rows(hook.endpoint, self._run(job, scoring.count()))
             rows, bad_rows = map(int, counts)
             if bad_rows and not rows:  # it is no matter of single rows, and an earlier output is worth more than none
+                keeps = False
                 raise PredictionError(
                     f"None of the {bad_rows:,} rows of the input could be scored. {self._first(job, hook, scoring)}"
                 )
@@ -119,8 +122,15 @@ class AiQueryEngine:
                     self._run(job, statement)
             for statement in scoring.publish(_columns(hook.endpoint, scoring.target)):
                 self._run(job, statement)
+            keeps = False
+        except UCModelsError as error:
+            keeps = keeps and not error.permanent
+            raise
         finally:
-            self._drop(job, scoring)
+            if keeps:
+                log.warning("The answers stay in %s for the next try", scoring.staging)
+            else:
+                self._drop(job, scoring)
         details = {"endpoint": scoring.endpoint}
         return Scored(rows, round(time.time() - began, 3), bad_rows, details)
 
@@ -274,7 +284,7 @@ def _full_name(table: str) -> str:
 
 def _expect_success(state: Any, statement_id: str, endpoint: str) -> None:
     """Raise for a statement that did not succeed; the error tells whether a retry can help."""
-    if state.is_successful:
+    if state.is_successful or state.state == "CLOSED":  # successful, too, some time ago
         return
     told = state.error_message or "no reason given"
     message = f"Statement {statement_id} ended as {state.state}: {told}"

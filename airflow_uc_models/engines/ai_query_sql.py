@@ -191,7 +191,9 @@ class Scoring:
             return [f"CREATE OR REPLACE TABLE {table} AS {self._select(columns, condition)}"]
         columns[RUN_COLUMN] = literal(self.key)
         if existing is None:
-            made = [f"CREATE TABLE IF NOT EXISTS {table} AS {self._select(columns, 'false')}"]
+            # By this partition Delta tells apart what runs write at the same time.
+            parted = f"PARTITIONED BY ({tick(RUN_COLUMN)})"
+            made = [f"CREATE TABLE IF NOT EXISTS {table} {parted} AS {self._select(columns, 'false')}"]
         else:  # rows are inserted by position
             by_name = {column.lower(): (column, sql) for column, sql in columns.items()}
             columns, made = dict(by_name[column.lower()] for column in existing), []

@@ -10,7 +10,17 @@ def series() -> int:
 
     What an earlier try has left elsewhere is this one's to go on with, but not what it left before it was cleared.
     """
+    ti = _task_instance()
+    return int(ti.max_tries) - int(ti.task.retries or 0)
+
+
+def has_more_tries() -> bool:
+    """Whether Airflow will try the running task again if it fails now with an error that may pass."""
+    ti = _task_instance()
+    return int(ti.try_number) <= int(ti.max_tries)
+
+
+def _task_instance() -> Any:
     from airflow.sdk import get_current_context
 
-    ti: Any = get_current_context()["ti"]
-    return int(ti.max_tries) - int(ti.task.retries or 0)
+    return get_current_context()["ti"]

@@ -124,6 +124,13 @@ class WorkspaceJobs:
                 raise PredictionError(f"Statement {statement_id} took too long; it was cancelled.")
             self._pause()
 
+    @staticmethod
+    def statement_state(told: str) -> SQLStatementState:
+        """Return the state that the trigger's event tells."""
+        from airflow.providers.databricks.hooks.databricks import SQLStatementState
+
+        return SQLStatementState.from_json(told)
+
     def statement_trigger(self, statement_id: str, end_time: float) -> BaseTrigger:
         """Return the trigger that tells of a statement's end, or cancels it at a time."""
         from airflow.providers.databricks.triggers.databricks import DatabricksSQLStatementExecutionTrigger

@@ -141,7 +141,8 @@ def test_rows_are_appended_to_a_new_table_which_is_made_first(serving, score) ->
     _, _, made, inserted, _ = sent(serving)
     [key] = re.findall(r"'(\w{20,})' AS `dag_run_key`", made)
     selected = f"SELECT `id` AS `id`, `_airflow_answer` AS `prediction`, '{key}' AS `dag_run_key` FROM STAGING WHERE"
-    assert made == f"CREATE TABLE IF NOT EXISTS `prod`.`ml_team`.`scored` AS {selected} false"
+    parted = "PARTITIONED BY (`dag_run_key`)"
+    assert made == f"CREATE TABLE IF NOT EXISTS `prod`.`ml_team`.`scored` {parted} AS {selected} false"
     assert inserted == (f"INSERT INTO `prod`.`ml_team`.`scored` REPLACE WHERE `dag_run_key` = '{key}' {selected} true")
 
 
@@ -229,6 +230,35 @@ def test_a_retry_takes_the_answers_that_an_earlier_try_has_got(serving, score, m
     assert result.state == "success"
     assert result.ti("score").try_number == 2
     assert sum("ai_query(" in text for text in sent(serving)) == 1
+
+
+def test_answers_that_could_not_be_put_in_place_are_not_paid_for_twice(serving, score) -> None:
+    """Another run writes at the same time."""
+
+    def answering(text):
+        serving.tables.add(text.split(" ")[4].replace("`", ""), {"id": "string"})
+        return Answer()
+
+    serving.warehouses.answer(ASKING, answering)
+    serving.warehouses.answer(r"TABLE `prod`\.`ml_team`\.`scored` ", error="[DELTA_CONCURRENT_APPEND] busy", count=2)
+    result = score(default_args={**RETRY, "retries": 1})
+    assert (result.state, result.ti("score").try_number) == ("failed", 2)
+    assert "The answers stay in" in result.output
+    assert sum("ai_query(" in text for text in sent(serving)) == 1
+    assert [text for text in sent(serving) if text.startswith("DROP")] == [sent(serving)[-1]], "after the last try"
+
+
+@BOTH
+def test_a_statement_whose_result_is_closed_has_succeeded(serving, score, deferrable) -> None:
+    serving.warehouses.answer(ASKING, states=("PENDING", "CLOSED"))
+    assert score(deferrable=deferrable).state == "success"
+
+
+def test_the_end_that_the_trigger_has_seen_is_not_asked_for_again(serving, score) -> None:
+    """A workspace forgets a statement hours after its end, and the task may wait that long for a worker."""
+    assert score(deferrable=True).state == "success"
+    asked, *_ = serving.warehouses
+    assert len(serving.requests.find(asked.statement_id)) == len(["PENDING", "RUNNING", "SUCCEEDED"])
 
 
 @pytest.mark.parametrize("is_served_later", [False, True])
@@ -356,7 +386,7 @@ def test_models_that_a_statement_cannot_ask_are_refused(workspace, score, model,
     [
         ({"input": "/Volumes/a/b/c"}, "is a path; it takes tables"),
         ({"output": "ml_team.scored"}, "must be named catalog.schema.table"),
-        ({"output": "prod.ml_team.`ROWS`"}, "is both input and output"),
+        ({"output": "prod.ml_team.`ROWS`"}, "is the input, too"),
         ({"engine_options": {"endpoint": None}}, "endpoint must be the name of a serving endpoint"),
         ({"engine_options": {"warehouse_id": "a b"}}, "warehouse_id must be the id"),
         ({"engine_options": {"schema": "x"}}, "'schema'; it knows"),
