@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -126,6 +127,32 @@ def model_name(request: pytest.FixtureRequest) -> str:
     return f"dev.tests.m{uuid.uuid4().hex[:12]}"
 
 
+# What takes longest comes first, so that of several processes none waits long for the others at the end. Files in one
+# row share an Airflow or a Spark and go to one process; not all rows that start an Airflow begin at once.
+_ROWS = (
+    ("stack/test_killed_workers.py", "stack/test_secrets.py", "stack/test_approval_in_browser.py"),
+    ("test_demo.py",),
+    ("engines/test_spark.py", "engines/test_spark_job.py"),
+    ("operators/test_databricks_faults.py",),
+    ("stack/test_example_watchers.py",),
+    ("stack/test_watchers.py",),
+)
+_ROW = {f"tests/{file}": number for number, row in enumerate(_ROWS) for file in row}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that of two processes neither waits long for the other at the end."""
-    items.sort(key=lambda item: not {"stack", "test_demo.py"} & {*item.keywords, item.path.name})
+    """Begin with the rows above."""
+    items.sort(key=lambda item: _ROW.get(item.nodeid.partition("::")[0], len(_ROWS)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files, and whole rows."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rows(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return str(_ROW.get(file, file))
+
+    return Rows(config, log)

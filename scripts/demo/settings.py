@@ -110,7 +110,7 @@ def write_airflow_config(home: Home, ports: Ports) -> None:
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": passwords,
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home.airflow}/airflow.db"},
+        "database": {"sql_alchemy_conn": f"sqlite:///{home.airflow}/airflow.db?timeout=60"},
         "api": {
             "host": "127.0.0.1",
             "port": ports.airflow,

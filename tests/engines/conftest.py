@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spark(tmp_path_factory):
     """A Spark with two cores, without pages; no Java is left when the tests end."""
     if shutil.which("java") is None:
