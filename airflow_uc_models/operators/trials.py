@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_TEXT = 1_000
-_OF_PROBABILITIES = ("roc_auc", "log_loss", "precision_recall_auc")
+# What mlflow leaves out where a model predicts no probabilities, or a package for texts is not there.
+_OPTIONAL = {
+    "classifier": re.compile("roc_auc|log_loss|precision_recall_auc"),
+    "regressor": re.compile("(?!)"),
+}
+_OPTIONAL_OF_TEXTS = re.compile(r".+/v\d+(/\w+)?|.+_at_\d+/\w+")
 
 
 @dataclass(frozen=True)
@@ -131,14 +137,16 @@ def not_measured(rules: Iterable[MetricRule], evaluation: Evaluation, measured: 
     """Return metrics of rules that an evaluation is for and did not give: what was logged must not stand in for them.
 
     They are those of a slice that the data do not have, or on which mlflow failed, and those that mlflow leaves out for
-    a model that predicts no probabilities.
+    a model that predicts no probabilities, or where a package for texts is missing.
     """
     found = set()
+    optional = _OPTIONAL.get(evaluation.model_type, _OPTIONAL_OF_TEXTS)
+    prefix = str((evaluation.evaluator_config or {}).get("metric_prefix") or "")
     for rule in rules:
-        by_probability = evaluation.model_type == "classifier" and rule.name in _OF_PROBABILITIES
+        is_optional = optional.fullmatch(rule.name.removeprefix(prefix)) is not None
         if rule.slices is None:
-            found |= {rule.name} if by_probability else set()
-        elif by_probability or rule.name in measured:
+            found |= {rule.name} if is_optional else set()
+        elif is_optional or rule.name in measured:
             columns = [part.partition("=")[0] for part in rule.slices]
             found |= {
                 name for name, column in zip(rule.names, columns, strict=True) if column in (evaluation.slices or ())

@@ -284,6 +284,24 @@ def test_what_was_logged_does_not_stand_in_for_what_should_have_been_measured(ru
     assert not_measured([MetricRule(**rule, min=0)], asked, measured) == left_out
 
 
+@pytest.mark.parametrize(
+    ("model_type", "name", "is_left_out"),
+    [
+        ("classifier", "eval_roc_auc", True),
+        ("classifier", "eval_profit", False),
+        ("text", "eval_toxicity/v1/ratio", True),  # by a package that may not be there
+        ("text", "toxicity/v1/mean", True),
+        ("question-answering", "exact_match/v1", True),
+        ("retriever", "precision_at_3/mean", True),
+        ("text", "profit", False),
+        ("regressor", "profit/v1", False),
+    ],
+)
+def test_what_only_mlflow_measures_is_not_taken_from_the_log(model_type, name, is_left_out):
+    asked = Evaluation(**{**ASKED, "model_type": model_type}, evaluator_config={"metric_prefix": "eval_"})
+    assert not_measured([MetricRule(name, min=0)], asked, {}) == ({name} if is_left_out else set())
+
+
 def test_what_was_not_measured_is_unknown_though_the_training_logged_it():
     policy = PromotionPolicy(metrics=[MetricRule("roc_auc", min=0), RULE], evaluation=Evaluation(**ASKED))
     trials = Trials(None, policy)
