@@ -54,7 +54,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     task then fails.
 
     Raises: a rejection, without retries, unless ``fail_on_reject`` is off; a missing version; a verdict on another
-    version; a registry without tags, before anybody is asked.
+    version; a registry without tags, before anybody is asked; a model that was deleted and made anew while it waited.
 
     Privileges: Unity Catalog: EXECUTE on the model and APPLY TAG on it or its ownership. MLflow basic auth: EDIT on the
     model, MANAGE where an earlier answer is to be deleted, READ on the experiment.
@@ -67,7 +67,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     :param body: Markdown that is shown above all else (str, templated)
     :param fail_on_reject: a rejection fails the task; if off, the task succeeds and the tasks directly downstream are
         skipped, or if it is mapped or in a mapped task group, it is skipped itself (bool)
-    :param response_timeout: how long to wait for an answer (timedelta, or seconds); by default for ever
+    :param response_timeout: how long to wait for an answer (timedelta, or seconds, above 0); by default as long as the
+        task's ``execution_timeout``, and without that for ever
     """
 
     template_fields: Sequence[str] = (*ModelOperator.template_fields, "version", "verdict", "subject", "body")

@@ -138,6 +138,8 @@ class PromoteModel:
     It leaves the alias where it is if somebody else has moved it since. Mapped models are independent of each other. To
     try again, clear the whole group: the version that is there already is found, not copied once more.
 
+    A ``trigger_rule`` that is a default of the Dag or the group counts for ``validate`` alone.
+
     A rejected model, by the policy or by an approver, fails ``finish`` and so what comes after the group; with
     ``fail_on_rejection=False`` all of that is skipped.
 

@@ -81,9 +81,9 @@ class BranchOnModelValidationOperator(ValidationBase, BranchMixIn):
 class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
     """Judge a version like ValidateModelVersionOperator, and skip what is downstream unless it is approved.
 
-    It skips as Airflow's ShortCircuitOperator does: teardown tasks are left alone, and a rejection does not fail the
-    task. Where it is mapped or in a mapped task group, Airflow would skip nothing downstream, and so the task itself is
-    skipped; what comes next follows by its trigger rule.
+    It skips as Airflow's ShortCircuitOperator does: teardown tasks are left alone, and so are mapped tasks that are not
+    directly downstream. A rejection does not fail the task. Where it is mapped or in a mapped task group, Airflow would
+    skip nothing downstream, and so the task itself is skipped; what comes next follows by its trigger rule.
 
     XCom: as ValidateModelVersionOperator.
 
