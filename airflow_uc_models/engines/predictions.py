@@ -82,5 +82,6 @@ def _fitted(array: pa.Array, field: pa.Field) -> pa.Array:
         return array.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise PredictionError(
-            f"The model returned {field.name!r} as {array.type} for this batch, and as {field.type} before: {error}"
+            f"The model returned {field.name!r} as {array.type} for this batch, and as {field.type} before: {error}. "
+            "Log the model with a signature of its outputs, which tells their types before the first batch."
         ) from error

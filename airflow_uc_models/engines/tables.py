@@ -146,8 +146,16 @@ def _checked(schema: pa.Schema, file: Location) -> pa.Schema:
 
     if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise InputDataError(f"{file.shown} has more than one column {', '.join(map(repr, doubled))}.")
-    types = [t.value_type if pa.types.is_dictionary(t) else t for t in schema.types]
-    return pa.schema(list(zip(schema.names, types, strict=True)))
+    return pa.schema([(item.name, _plain(item.type)) for item in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type of values that Arrow holds in a form in which it cannot pick rows, or holds only once."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

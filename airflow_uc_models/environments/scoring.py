@@ -146,7 +146,7 @@ def prediction_arrays(predictions: Any, rows: int, names: Sequence[str]) -> dict
 
     try:
         arrays = {name: _array(values) for name, values in _columns(predictions, names).items()}
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:
         raise PredictionError(f"The predictions cannot be stored as columns: {error}") from error
     if not arrays:
         raise PredictionError("The model returned no columns.")
@@ -203,6 +203,8 @@ def _array(values: Any) -> pa.Array:
     import pandas as pd
     import pyarrow as pa
 
+    if isinstance(values, (str, bytes)):  # of which Arrow would make a column of letters
+        raise TypeError(f"{values[:20]!r} is one value, and no column of values")
     if isinstance(values, pd.Series) and isinstance(values.dtype, np.dtype):
         values = values.to_numpy()
     if isinstance(values, np.ndarray) and values.ndim == 2:

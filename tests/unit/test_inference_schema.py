@@ -241,6 +241,10 @@ def test_later_batches_must_be_like_the_first():
     assert columns.of(batch_of(np.array([2]), 1))[0].type == DOUBLE
     with pytest.raises(PredictionError, match="returned 'prediction' as string for this batch, and as double before"):
         columns.of(batch_of(["high"], 1))
+    columns = PredictionColumns([])
+    columns.of(batch_of([None], 1))
+    with pytest.raises(PredictionError, match="Log the model with a signature of its outputs, which tells their types"):
+        columns.of(batch_of(["high"], 1))
     with pytest.raises(PredictionError, match="returned p, q for this batch, and prediction before"):
         columns.of(batch_of({"p": [1], "q": [2]}, 1))
 
@@ -255,6 +259,9 @@ def test_later_batches_must_be_like_the_first():
         (None, "returned a NoneType"),
         ([1, "a"], "cannot be stored as columns"),
         ([1j, 2j], "cannot be stored as columns"),
+        ([2**70, 1], "cannot be stored as columns"),
+        ({"label": 1.5}, "cannot be stored as columns"),
+        ({"label": "ab"}, "cannot be stored as columns: 'ab' is one value"),
         (pd.DataFrame([[1, 2], [3, 4]], columns=["p", "p"]), "columns of the same name: p, p"),
         (pd.DataFrame(index=range(2)), "returned no columns"),
         (np.zeros((2, 0)), "returned no columns"),

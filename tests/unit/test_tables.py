@@ -80,6 +80,14 @@ def test_dictionaries_are_decoded_and_pandas_notes_dropped(tmp_path):
     assert read(table)[0].batch["x"].to_pylist() == ["a", "b", "a"]
 
 
+def test_views_of_text_are_read_as_text(tmp_path):
+    """Arrow cannot pick single rows of them, which putting bad rows aside takes."""
+    columns = {"x": pa.array(["a", None], pa.string_view()), "y": pa.array([b"a", None], pa.binary_view())}
+    table = table_at(write(tmp_path / "a.parquet", **columns))
+    assert table.schema == pa.schema([("x", pa.string()), ("y", pa.binary())])
+    assert read(table)[0].batch.take([0]).to_pydict() == {"x": ["a"], "y": [b"a"]}
+
+
 def test_the_last_row_group_is_not_held_with_the_first(tmp_path):
     """One row group of 80 MB is read in pieces of a few MB."""
     path = write(tmp_path / "a.parquet", **{f"x{i}": pa.array(range(i, i + 1_000_000)) for i in range(10)})
