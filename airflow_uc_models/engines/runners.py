@@ -16,7 +16,7 @@ from airflow_uc_models.environments.cache import EnvironmentCache
 from airflow_uc_models.environments.environment import Environment
 from airflow_uc_models.environments.process import ModelProcess, Start
 from airflow_uc_models.environments.scoring import Asked, Predicted, score
-from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.exceptions import InvalidArgumentError, ModelEnvironmentError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,16 +121,16 @@ def warmed(about: str, workers: Workers) -> Iterator[Warmed | None]:
         cache = EnvironmentCache.configured()
     key = cache.recall(about) if cache else None
     with ExitStack() as stack:
-        place = stack.enter_context(cache.existing(key)) if cache and key else None
-        if key is None or place is None:
-            yield None
-            return
-        how = Start(place / "bin" / "python", workers.folder, workers.label, threads=workers.threads)
-        processes = [stack.enter_context(ModelProcess.started(how)) for _ in range(workers.number)]
-        workers.undo.extend(process.kill for process in processes)
-        for process in processes:
-            process.submit("warm")
-        yield Warmed(key, processes)
+        warm = None
+        with suppress(ModelEnvironmentError):  # likewise
+            if key and cache and (place := stack.enter_context(cache.existing(key))):
+                how = Start(place / "bin" / "python", workers.folder, workers.label, threads=workers.threads)
+                processes = [stack.enter_context(ModelProcess.started(how)) for _ in range(workers.number)]
+                workers.undo.extend(process.kill for process in processes)
+                for process in processes:
+                    process.submit("warm")
+                warm = Warmed(key, processes)
+        yield warm
 
 
 @contextmanager

@@ -48,10 +48,10 @@ class EnvironmentCache:
         gigabytes = conf.get(SECTION, SIZE_OPTION, fallback=None) or _DEFAULT_GB
         try:
             most_bytes = int(float(gigabytes) * 1e9)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise InvalidArgumentError(f"[{SECTION}] {SIZE_OPTION} must be a number, not {gigabytes!r}.") from None
         try:
-            return cls(Path(folder).expanduser(), most_bytes)
+            return cls(Path(folder).expanduser().absolute(), most_bytes)
         except RuntimeError:
             raise InvalidArgumentError(
                 f"Environments of models have no place: this user has no home folder. Set [{SECTION}] {FOLDER_OPTION} "
@@ -132,6 +132,8 @@ class EnvironmentCache:
         temporary = place / f"{_MARKER}.tmp"
         temporary.write_text(json.dumps({"bytes": size}), encoding="utf-8")
         temporary.replace(place / _MARKER)
+        if not self._is_complete(place):
+            raise ModelEnvironmentError(f"The environment {place} was built, and there is no Python in it.")
         try:
             self._make_room(place)
         except (OSError, ModelEnvironmentError) as error:  # the environment is good, all the same

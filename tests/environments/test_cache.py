@@ -81,6 +81,11 @@ def test_a_failed_build_leaves_nothing(cache):
     use(cache, "a", Build())
 
 
+def test_a_build_without_a_python_is_told(cache):
+    with pytest.raises(ModelEnvironmentError, match="was built, and there is no Python in it"):
+        use(cache, "a", lambda place, lock: place.mkdir())
+
+
 KILLED = """
 import os, sys, time
 from pathlib import Path
@@ -170,9 +175,14 @@ def test_the_configuration_names_the_place_and_its_size(monkeypatch, tmp_path):
     found = EnvironmentCache.configured()
     assert not str(found.folder).startswith("~")
     assert found.most_bytes == 2_500_000_000
-    monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_MAX_GB", "much")
-    with pytest.raises(InvalidArgumentError, match=r"\[uc_models\] environments_max_gb must be a number, not 'much'"):
-        EnvironmentCache.configured()
+    monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_FOLDER", "environments")
+    assert EnvironmentCache.configured().folder == Path.cwd() / "environments", "builds run in other folders"
+    for size in ("much", "inf"):
+        monkeypatch.setenv("AIRFLOW__UC_MODELS__ENVIRONMENTS_MAX_GB", size)
+        with pytest.raises(
+            InvalidArgumentError, match=rf"\[uc_models\] environments_max_gb must be a number, not '{size}'"
+        ):
+            EnvironmentCache.configured()
 
 
 def test_a_user_without_a_home_names_the_place(monkeypatch):

@@ -241,6 +241,11 @@ def test_processes_of_a_known_environment_begin_before_their_model_is_there(star
     with warmed("m/1", workers) as warm:
         assert warm is None
     remember_environment("m/1", environment)
+    interpreter = EnvironmentCache.configured().folder / str(environment.key) / "bin" / "python"
+    interpreter.chmod(0o644)
+    with warmed("m/1", workers) as warm:
+        assert warm is None, "what cannot be started is told when it is needed"
+    interpreter.chmod(0o755)
     with warmed("m/1", workers) as warm:
         assert [process.call("warm") for process in warm.processes] == [{}]
         with processes_of(environment, replace(workers, folder=given.folder), warm) as processes:
