@@ -280,10 +280,16 @@ def _features(inputs: Any, source: Source, *, looks_up: bool) -> dict[str, str |
 
 def _results(outputs: Any, result_type: str | None) -> list[tuple[str, Any]]:
     """Return names and Spark types of the predictions."""
+    from pyspark.errors import PySparkException
     from pyspark.sql import types
 
     if result_type:
-        parsed = types.DataType.fromDDL(result_type)
+        try:
+            parsed = types.DataType.fromDDL(result_type)
+        except PySparkException:
+            raise JobError(
+                f"engine_options: result_type must be a type of Spark, such as 'double', not {result_type!r}."
+            ) from None
         if isinstance(parsed, types.StructType) and len(parsed) > 1:
             return [(field.name, field.dataType) for field in parsed]
         return [(PREDICTION, parsed[0].dataType if isinstance(parsed, types.StructType) else parsed)]

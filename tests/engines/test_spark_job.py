@@ -222,6 +222,12 @@ def test_an_input_without_a_good_row_replaces_nothing(run, tmp_path, x):
     assert names(tmp_path) == ["in.parquet", "out"]
 
 
+def test_a_type_that_spark_does_not_have(run, tmp_path):
+    write(tmp_path / "in.parquet", x=[1.0])
+    with pytest.raises(JobError, match="result_type must be a type of Spark, such as 'double', not 'dubble'"):
+        run(result_type="dubble")
+
+
 def test_names_that_the_output_bears(run, tmp_path):
     write(tmp_path / "in.parquet", x=[1.0], reason=["a"])
     with pytest.raises(JobError, match=r"has the column.s. reason, and the output bears"):
