@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from airflow.providers.databricks.hooks.databricks import DatabricksHook, RunState, SQLStatementState
     from airflow.triggers.base import BaseTrigger
 
-_RETRY_LIMIT, _RETRY_DELAY = 5, 1
+# A minute in all.
+_RETRY_LIMIT, _RETRY_DELAY = 7, 1
 
 
 class WorkspaceJobs:

@@ -203,6 +203,16 @@ def test_a_lost_answer_to_the_submission_makes_no_second_run(workspace, score) -
     assert len(list(workspace.runs)) == 1
 
 
+def test_a_trigger_outlives_a_workspace_that_does_not_answer(workspace, score) -> None:
+    add_model(workspace)
+    workspace.runs.plan(result=told())
+    looks = [{"delay": 0.001}, {"status": 429}, {"delay": 0.001}, {"status": 500}]  # the first is the task's own
+    faults = [workspace.faults.add("runs/get$", **look) for look in looks]
+    assert score(deferrable=True).state == "success"
+    assert [fault.hits for fault in faults] == [1, 1, 1, 1]
+    assert len(submitted(workspace)) == 1
+
+
 def test_a_task_that_was_cleared_scores_anew(workspace, score, monkeypatch) -> None:
     """What a successful run has told is not for a task that somebody has run again, as after a change of the input."""
     add_model(workspace)
