@@ -43,6 +43,12 @@ def test_batches_are_cut_and_joined_without_loss(sizes, wanted):
     assert all(0 < b.num_rows <= wanted for b in resized)
 
 
+@pytest.mark.soak  # takes 4 GB of memory
+def test_more_text_than_one_column_holds_is_not_lost():
+    gigabyte = pa.record_batch({"text": ["x" * 1_100_000_000]})
+    assert sum(batch.num_rows for batch in _resized(iter([gigabyte, gigabyte]), 2)) == 2
+
+
 def test_parts_say_where_they_are_from(tmp_path):
     path = write(tmp_path / "a.parquet", x=list(range(25)))
     table = table_at(path)
