@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -15,6 +16,11 @@ from airflow_uc_models.approvals import cell
 from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.operators import (
+    ApproveModelVersionOperator,
+    SetModelVersionApprovalTagOperator,
+    ValidateModelVersionOperator,
+)
 from airflow_uc_models.operators.promotion import promote_model
 from airflow_uc_models.operators.promotion_tasks import SetPromotedAlias
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
@@ -297,6 +303,25 @@ def test_on_databricks_where_tags_end_with_no_blank(dag_runner, monkeypatch):
     assert found.tags["promoted_because"] == found.tags["validation_reasons"]
 
 
+def test_open_source_unity_catalog_is_refused_before_any_call(dag_runner, monkeypatch):
+    """Nobody listens there."""
+    monkeypatch.setenv("AIRFLOW_CONN_OSS", '{"conn_type": "unity_catalog", "host": "http://127.0.0.1", "port": 9}')
+    common = {"model_name": "dev.ml_team.fraud", "registry_conn_id": "oss"}
+
+    def define():
+        promote_model(policy=POLICY, **common)
+        ValidateModelVersionOperator(task_id="validate", version=1, policy=POLICY, **common)
+        ApproveModelVersionOperator(task_id="approve", version=1, **common)
+        SetModelVersionApprovalTagOperator(task_id="tag", version=1, tag="approval", **common)
+
+    result = dag_runner.run(define)
+    refused = re.findall(
+        r"Task failed with exception.*?(open-source Unity Catalog server does not)", result.output, re.DOTALL
+    )
+    assert len(refused) == 4
+    assert {str(ti.state) for ti in result.dag_run.get_task_instances()} == {"failed", "upstream_failed"}
+
+
 def test_where_the_model_stays_the_alias_is_moved_by_this_run_or_not_at_all(
     dag_runner, connection, add, champion, client, schema
 ):
@@ -306,7 +331,8 @@ def test_where_the_model_stays_the_alias_is_moved_by_this_run_or_not_at_all(
     def meanwhile(ti):
         name = list(names.values())[ti.map_index]
         if name == names["twice"]:
-            client.set_registered_model_alias(name, "Champion", "2")
+            hook = ModelRegistryHook(connection)
+            hook.run(move_alias(hook.registry, name, "Champion", 2))
         else:
             client.delete_registered_model(name)
             add("remade", 0.1, 0.2)
