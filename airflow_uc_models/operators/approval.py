@@ -53,8 +53,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     XCom: ``{"name", "version", "approved", "approval_status", "by", "by_id", "at", "timed_out"}``, also where the
     task then fails.
 
-    Raises: a rejection, without retries, unless ``fail_on_reject`` is off; a missing version; a verdict on another
-    version; a registry without tags, before anybody is asked; a model that was deleted and made anew while it waited.
+    Raises: a rejection, without retries, unless ``fail_on_reject`` is off; before anybody is asked: a missing version,
+    a verdict on another version, an empty list of ``assigned_users``, a registry without tags; a model that was
+    deleted and made anew while it waited.
 
     Privileges: Unity Catalog: EXECUTE on the model and APPLY TAG on it or its ownership. MLflow basic auth: EDIT on the
     model, MANAGE where an earlier answer is to be deleted, READ on the experiment.
@@ -109,6 +110,10 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         """Ask, unless an earlier try was answered and could not write that down."""
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         self.hook.registry.tag_rules()
+        if self.assigned_users is not None and not self.assigned_users:
+            raise InvalidArgumentError(
+                "assigned_users is empty, and so anybody could answer. Name somebody, or leave it out if that is meant."
+            )
         version = self.hook.run(self.hook.registry.get_model_version(name, number))
         if kept := _kept(context, self._asked(context, version.created_at)):
             return self._conclude(context, kept, version.created_at)

@@ -225,6 +225,7 @@ def test_each_of_many_is_asked_for(dag_runner, connection, client, model_name):
     [
         ({"version": 9}, "404 RESOURCE_DOES_NOT_EXIST"),
         ({"version": "newest"}, "newest"),
+        ({"assigned_users": []}, "assigned_users is empty, and so anybody could answer"),
         ({"verdict": "{'approved': True}"}, "a template turns it into text"),
         ({"verdict": {"name": "a.b.c", "version": 2}}, "The verdict is on a.b.c/2"),
         ({"verdict": {"name": "", "version": 2, "created_at": 1}}, "/2 is not the version that was judged"),

@@ -101,7 +101,12 @@ def on_step(group: Any, step: str, callback: Any) -> None:
 
 
 def test_one_model_is_promoted(dag_runner, connection, add, champion, client, schema):
+    """Though the worker of each step dies once, when its work is done."""
     add("fraud", 0.9, 0.95)
+
+    def die_at_first(context, result):
+        if context["ti"].try_number == 1:
+            raise RuntimeError("as if the worker had died")
 
     def define():
         @task
@@ -116,9 +121,14 @@ def test_one_model_is_promoted(dag_runner, connection, add, champion, client, sc
             registry_conn_id=connection,
         )
         after(done.get_child_by_label("finish").output)
+        for step in STEPS[:-1]:
+            done.get_child_by_label(step).retries = 1
+            done.get_child_by_label(step)._post_execute_hook = die_at_first
 
     result = dag_runner.run(define)
     assert (result.state, states(result)) == ("success", DONE)
+    assert {result.ti(f"promote_model.{step}").try_number for step in STEPS[:-1]} == {2}
+    assert len(client.search_model_versions(f"name='prod.{schema}.fraud'")) == 1
     assert result.xcom("promote_model.finish") == {
         "promoted": True,
         "model_name": f"dev.{schema}.fraud",
