@@ -22,6 +22,7 @@ from airflow_uc_models.operators import (
 )
 from airflow_uc_models.operators.approval import run_page
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
+from airflow_uc_models.registry.approval import note_approval
 from airflow_uc_models.sensors import ModelVersionTagSensor
 
 POLICY = PromotionPolicy(
@@ -170,6 +171,28 @@ def test_an_answer_that_could_not_be_written_is_not_asked_for_again(approve, cli
     assert result.ti("approve").try_number > 1
     assert approval_tags(client, model_name)["approved_by"] == "ann"
     assert down.seen.is_set()
+
+
+def test_whoever_reads_in_between_sees_no_approval_too_much(client, model_name, proxy, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_THROUGH", proxy.connection_json())
+    hook = ModelRegistryHook("through")
+    for status in ("pending", "approved", "rejected"):
+        answer = {} if status == "pending" else {f"{status}_by": "ann", f"{status}_at": "now"}
+        hook.run(note_approval(hook.registry, model_name, 2, status, answer))
+    written = [
+        (r.method, r.body["key"], r.body.get("value")) for r in proxy.take() if "/model-versions/get" not in r.path
+    ]
+    assert written == [
+        ("POST", "approval_status", "pending"),
+        ("POST", "approved_by", "ann"),
+        ("POST", "approved_at", "now"),
+        ("POST", "approval_status", "approved"),  # the last
+        ("POST", "approval_status", "rejected"),  # the first
+        ("POST", "rejected_by", "ann"),
+        ("POST", "rejected_at", "now"),
+        ("DELETE", "approved_by", None),
+        ("DELETE", "approved_at", None),
+    ]
 
 
 @KEEPS_STATE

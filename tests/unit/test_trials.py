@@ -235,6 +235,13 @@ def test_a_table_of_databricks(monkeypatch):
     assert asked[-1][0] == "other"
 
 
+def test_rows_come_as_arrow_where_the_driver_gives_it():
+    warehouse = Sqlite()
+    warehouse.fetchall_arrow = lambda: pa.table({"x": [decimal.Decimal("1.5")]})
+    assert databricks_sql.read_table(warehouse, "main.ml.test", 1).schema.field("x").type == pa.decimal128(2, 1)
+    assert warehouse.is_closed
+
+
 def test_a_table_that_cannot_be_read():
     with pytest.raises(RegistryUnavailableError, match=r"no such table: nothing.*It needs SELECT on the table"):
         databricks_sql.read_table(Sqlite(), "main.ml.nothing", 1)
