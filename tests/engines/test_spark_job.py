@@ -6,6 +6,7 @@ import sys
 import types
 from types import SimpleNamespace
 
+import cloudpickle
 import mlflow
 import numpy as np
 import pandas as pd
@@ -68,10 +69,13 @@ SIGNATURES = {
 def models(tmp_path_factory):
     """The folders of models, by class."""
     folder = tmp_path_factory.mktemp("models")
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)  # the workers of Spark do not find it
     for model, signature in SIGNATURES.items():
         mlflow.pyfunc.save_model(
             folder / model.__name__, python_model=model(), signature=signature, pip_requirements=["mlflow"]
         )
+    cloudpickle.unregister_pickle_by_value(module)
     return {model: str(folder / model.__name__) for model in SIGNATURES}
 
 
