@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from airflow_uc_models.engines import engine_of
@@ -149,6 +151,24 @@ def job_of(**arguments):
 )
 def test_metadata_columns_as_templates_render_them(given, read):
     assert job_of(metadata_columns=given).metadata_columns == read
+
+
+def test_a_key_is_that_of_one_task_of_one_run_and_one_output():
+    def key(output="out.parquet", **changes):
+        of_task = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 1, **changes}
+        operator = BatchInferenceOperator(task_id="t", model_uri="models:/a.b.c/1", input="in.parquet", output=output)
+        return operator._job({"ti": SimpleNamespace(**of_task)}, None).key
+
+    assert key(try_number=2) == key()
+    others = [
+        key("out2.parquet"),
+        key(dag_id="e"),
+        key(run_id="s"),
+        key(task_id="u"),
+        key(map_index=0),
+        key(map_index=1),
+    ]
+    assert len({key(), *others}) == 7
 
 
 @pytest.mark.parametrize(

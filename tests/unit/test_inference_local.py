@@ -6,6 +6,7 @@ import datetime
 import sys
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -18,11 +19,17 @@ from airflow_uc_models.engines.local import LocalEngine, score
 from airflow_uc_models.engines.local_plan import plan_of
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.engines.runners import InProcess, available_cpus
+from airflow_uc_models.engines.spark import SparkEngine
 from airflow_uc_models.engines.tables import open_table
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.scoring import Predicted
 from airflow_uc_models.environments.scoring import score as score_batch
-from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError
+from airflow_uc_models.exceptions import (
+    InputDataError,
+    InvalidArgumentError,
+    PredictionError,
+    UnsupportedOperationError,
+)
 
 SCORED_AT = datetime.datetime(2024, 1, 31, 12, tzinfo=datetime.UTC)
 VERSION = ModelVersion("a.b.c", 3)
@@ -357,6 +364,29 @@ def test_what_cannot_be_meant(job, rows, tmp_path, options, message):
         return
     with pytest.raises(InvalidArgumentError, match=message):
         check(asked)
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    """A version of a model that the Databricks feature store has logged."""
+
+    def download(hook, version, folder):
+        folder.mkdir()
+        loader = "flavors: {python_function: {loader_module: databricks.ml_features.mlflow_model}}"
+        (folder / "MLmodel").write_text(loader)
+        return folder
+
+    for engine in ("local", "spark"):
+        monkeypatch.setattr(f"airflow_uc_models.engines.{engine}.download_version", download)
+    return VERSION
+
+
+@pytest.mark.parametrize("engine", [LocalEngine, SparkEngine])
+def test_a_model_that_looks_features_up_is_sent_elsewhere(engine, looked_up, job, rows, tmp_path):
+    rows(x=[1.0])
+    with pytest.raises(UnsupportedOperationError, match=r"Score it with engine='databricks', which uses .*score_batch"):
+        engine().start(job(), SimpleNamespace(registry_conn_id="c"), looked_up)
+    assert files(tmp_path) == ["in.parquet"]
 
 
 def test_there_are_no_more_workers_than_cpus(job, caplog):
