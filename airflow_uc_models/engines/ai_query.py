@@ -53,6 +53,7 @@ class AiQueryEngine:
     def __init__(self) -> None:
         self._jobs: WorkspaceJobs | None = None
         self._statement_id: str | None = None
+        self._is_cancelled = False
 
     def check(self, job: InferenceJob) -> None:
         """Raise InvalidArgumentError for tables that are not named in full, and for wrong options."""
@@ -73,14 +74,16 @@ class AiQueryEngine:
         if _columns(hook.endpoint, scoring.staging) is not None:
             log.info("An earlier try has got the answers; going on with %s", scoring.staging)
             return self._finish(job, hook, version, scoring, began)
-        self._statement_id = jobs.send_statement(settings.warehouse_id, scoring.score())
-        log.info("Statement %s asks the endpoint %s", self._statement_id, settings.endpoint)
+        self._statement_id = statement_id = jobs.send_statement(settings.warehouse_id, scoring.score())
+        log.info("Statement %s asks the endpoint %s", statement_id, settings.endpoint)
+        if self._is_cancelled:  # while it was sent
+            self.cancel()
         deadline = began + settings.timeout_seconds
         if job.deferrable:
-            statement_id, self._statement_id = self._statement_id, None  # it goes on when this process ends
+            self._statement_id = None  # it goes on when this process ends
             state = {"statement_id": statement_id, "scoring": asdict(scoring), "began": began}
             return Waiting(jobs.statement_trigger(statement_id, deadline), state)
-        _expect_success(jobs.wait_for_statement(self._statement_id, deadline), self._statement_id, settings.endpoint)
+        _expect_success(jobs.wait_for_statement(statement_id, deadline), statement_id, settings.endpoint)
         return self._finish(job, hook, version, scoring, began)
 
     def resume(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion, ended: Ended) -> Scored:
@@ -96,6 +99,7 @@ class AiQueryEngine:
 
     def cancel(self) -> None:
         """Cancel the statement that is under way."""
+        self._is_cancelled = True
         if self._jobs is not None and self._statement_id is not None:
             statement_id, self._statement_id = self._statement_id, None
             try:

@@ -317,6 +317,24 @@ def test_a_killed_task_cancels_its_statement(serving, score) -> None:
     assert time.monotonic() - began < 60, "it slept on"
 
 
+def test_a_task_that_is_killed_while_it_asks_cancels_what_it_has_begun(serving, score) -> None:
+    sent = serving.faults.add("sql/statements/?$", method="POST", hold=threading.Event())
+
+    def kill():
+        sent.seen.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+        sent.hold.set()
+
+    killer, before = threading.Thread(target=kill), signal.getsignal(signal.SIGTERM)
+    killer.start()
+    try:
+        assert score().state == "failed"
+    finally:
+        killer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert [statement.state for statement in serving.warehouses] == ["CANCELED"]
+
+
 @BOTH
 def test_a_statement_that_takes_too_long_is_cancelled(serving, score, deferrable) -> None:
     serving.warehouses.answer(ASKING, hold=threading.Event())

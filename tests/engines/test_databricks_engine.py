@@ -279,6 +279,25 @@ def test_a_killed_task_cancels_its_run(workspace, score) -> None:
     assert time.monotonic() - began < 60, "it slept on"
 
 
+def test_a_task_that_is_killed_while_it_submits_cancels_what_it_has_begun(workspace, score) -> None:
+    add_model(workspace)
+    sent = workspace.faults.add("runs/submit", method="POST", hold=threading.Event())
+
+    def kill():
+        sent.seen.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+        sent.hold.set()
+
+    killer, before = threading.Thread(target=kill), signal.getsignal(signal.SIGTERM)
+    killer.start()
+    try:
+        assert score().state == "failed"
+    finally:
+        killer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert [run.is_cancelled for run in workspace.runs] == [True]
+
+
 def test_the_principal_needs_its_folder_and_the_model(workspace, score, monkeypatch) -> None:
     add_model(workspace)
     user = may_score(workspace)

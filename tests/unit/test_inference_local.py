@@ -6,6 +6,7 @@ import datetime
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -174,6 +175,14 @@ def test_bad_rows_are_put_aside_with_the_reason(job, rows, tmp_path):
         "row_number": [2, 3],
         "reason": ["ValueError: x is negative", "column 'n' has no value, and the model takes int64"],
     }
+
+
+def test_bad_rows_take_their_place_before_the_output_does(job, rows, tmp_path, monkeypatch):
+    replaced, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: replaced.append(Path(to).name) or replace(self, to))
+    rows(x=[1.0, -1.0])
+    run(job(on_bad_rows="quarantine"))
+    assert replaced == ["out.bad_rows.parquet", "out.parquet"]
 
 
 def test_bad_values_of_csv_files_are_put_aside_as_they_are(job, tmp_path):
