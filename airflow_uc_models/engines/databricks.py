@@ -137,8 +137,10 @@ class DatabricksEngine:
             if self._is_cancelled:  # while it was submitted
                 self.cancel()
             run = jobs.run(run_id)
-            state = jobs.state_of(run)
             is_new = run.get("run_name") == spec["run_name"]
+            if not is_new and jobs.state_of(run).life_cycle_state == "TERMINATING":  # cancelled with its task
+                run = jobs.wait_for_run(run_id)
+            state = jobs.state_of(run)
             if is_new or not state.is_terminal or state.is_successful:
                 if not is_new:
                     log.info("An earlier try has begun run %s; going on with it", run_id)

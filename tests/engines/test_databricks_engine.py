@@ -194,6 +194,16 @@ def test_a_retry_after_a_failed_run_begins_another(workspace, score) -> None:
     assert all(len(body["idempotency_token"]) == 64 for body in submitted(workspace))
 
 
+def test_a_retry_does_not_go_on_with_a_run_that_is_being_cancelled(workspace, score) -> None:
+    add_model(workspace)
+    workspace.runs.plan(states=("TERMINATING", "TERMINATED"), result_state="CANCELED")
+    workspace.runs.plan(result=told(rows=7))
+    workspace.faults.add("runs/get$", status=503, count=2)
+    result = score(default_args={**RETRY, "retries": 1})
+    assert result.state == "success"
+    assert result.xcom("score")["rows"] == 7
+
+
 def test_a_lost_answer_to_the_submission_makes_no_second_run(workspace, score) -> None:
     add_model(workspace)
     workspace.runs.plan(result=told())
