@@ -65,15 +65,7 @@ def _promote(
         options = {"fail_on_reject": fail_on_rejection, **({} if approval is True else approval)}
         steps["approve"] = _ask(validate, {**options, **common})
     if destination_model_name is not None or destination_catalog is not None:
-        destination = validate.output["destination_model_name"]
-        steps["copy"] = CopyToDestination(
-            task_id="copy",
-            destination_model_name=destination,
-            created_at=validate.output["created_at"],
-            **_version(validate),
-            **common,
-            **_GATED,
-        )
+        steps["copy"] = _copy(validate, common)
     _promote_version(steps, alias, tags, common)
 
 
@@ -86,6 +78,12 @@ def _ask(validate: Any, options: dict[str, Any]) -> ApproveModelVersionOperator:
     """Make the task that asks for an approval."""
     shown = {"verdict": validate.output["verdict"], "body": validate.output["note"]}
     return ApproveModelVersionOperator(task_id="approve", **_version(validate), **{**shown, **options}, **_GATED)
+
+
+def _copy(validate: Any, common: dict[str, Any]) -> CopyToDestination:
+    """Make the task that copies the version."""
+    of_validation = {key: validate.output[key] for key in ("destination_model_name", "created_at")}
+    return CopyToDestination(task_id="copy", **of_validation, **_version(validate), **common, **_GATED)
 
 
 def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] | None, common: dict[str, Any]) -> None:
