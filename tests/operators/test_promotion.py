@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from airflow_uc_models.registry.undo import undo_move
 POLICY = PromotionPolicy(
     metrics=[MetricRule("accuracy", min=0.5, min_gain=0)], require_signature=False, compatible_signature=False
 )
+GUIDE = Path(__file__).parents[2] / "docs" / "approvals.md"
 STEPS = ("validate", "copy", "set_alias", "set_tags", "finish")
 DONE = dict.fromkeys(STEPS, "success")
 REFUSED = {"validate": "failed", **dict.fromkeys(STEPS[1:4], "upstream_failed"), "finish": "failed"}
@@ -138,6 +141,8 @@ def test_one_model_is_promoted(dag_runner, connection, add, champion, client, sc
         "destination_version": 1,
         "previous_version": None,
     }
+    [told] = re.findall(r"```json\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert set(json.loads(told)) == set(result.xcom("promote_model.finish"))
     assert result.xcom("after") == 1
     assert champion("fraud") == (1, "1")
     tags = client.get_model_version(f"prod.{schema}.fraud", "1").tags
