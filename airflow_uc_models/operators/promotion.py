@@ -81,9 +81,10 @@ def _ask(validate: Any, options: dict[str, Any]) -> ApproveModelVersionOperator:
 
 
 def _copy(validate: Any, common: dict[str, Any]) -> CopyToDestination:
-    """Make the task that copies the version."""
+    """Make the task that copies the version; what is a default of the Dag for other copies is not for this one."""
     of_validation = {key: validate.output[key] for key in ("destination_model_name", "created_at")}
-    return CopyToDestination(task_id="copy", **of_validation, **_version(validate), **common, **_GATED)
+    others = dict.fromkeys(("model_uri", "alias", "destination_conn_id"))
+    return CopyToDestination(task_id="copy", **others, **of_validation, **_version(validate), **common, **_GATED)
 
 
 def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] | None, common: dict[str, Any]) -> None:
@@ -102,7 +103,7 @@ def _promote_version(steps: dict[str, Any], alias: str, tags: Mapping[str, Any] 
         **_GATED,
     )
     steps["set_tags"] = NotePromotion(
-        task_id="set_tags", tags=tags, verdict=validate.output["verdict"], **promoted, **common, **_GATED
+        task_id="set_tags", alias=None, tags=tags, verdict=validate.output["verdict"], **promoted, **common, **_GATED
     )
     finish = FinishPromotion(
         task_id="finish",

@@ -458,6 +458,23 @@ def test_a_trigger_rule_that_is_the_dags_default_opens_no_gate(dag_runner, conne
     assert rules == {"validate": "all_done", **gated, "finish": "all_done"}
 
 
+def test_what_the_dag_gives_other_operators_is_not_for_those_of_a_promotion():
+    """A copy in another registry has a number that is another version's in this one."""
+    others = {
+        "destination_conn_id": "x",
+        "alias": "Other",
+        "model_uri": "models:/a.b.c/1",
+        "version": 9,
+        "tags": {"a": 1},
+    }
+    with DAG("others", schedule=None, default_args=others) as dag:
+        promote_model(model_name="a.b.c", policy=POLICY, destination_catalog="prod")
+    of = {task.task_id.rpartition(".")[2]: task for task in dag.tasks}
+    assert (of["copy"].destination_conn_id, of["copy"].alias, of["copy"].model_uri) == (None, None, None)
+    assert (of["set_tags"].alias, of["set_tags"].tags, of["set_alias"].alias) == (None, None, "Champion")
+    assert of["validate"].version is None
+
+
 def test_parameters_show_in_the_signature():
     import inspect
 
