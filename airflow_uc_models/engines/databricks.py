@@ -20,9 +20,10 @@ from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.series import series
 from airflow_uc_models.engines.signature_check import check_signature
-from airflow_uc_models.engines.spark_places import VOLUMES, check_remote_folder
+from airflow_uc_models.engines.spark_places import VOLUMES
 from airflow_uc_models.engines.spark_plan import JobError
 from airflow_uc_models.engines.spark_script import params_of, script
+from airflow_uc_models.engines.spark_stores import check_remote_folder
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
     InputDataError,

@@ -23,10 +23,11 @@ from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
 from airflow_uc_models.engines.local_plan import plan_of
-from airflow_uc_models.engines.spark_places import check_remote_folder, is_remote
+from airflow_uc_models.engines.spark_places import is_remote
 from airflow_uc_models.engines.spark_plan import JobError, Source, open_input
 from airflow_uc_models.engines.spark_script import params_of
 from airflow_uc_models.engines.spark_sessions import OPTIONS, REMOTE_WAYS, check_options, spark_session
+from airflow_uc_models.engines.spark_stores import check_remote_folder
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import LOCAL, UV, VIRTUALENV, environment_of
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError

@@ -41,6 +41,8 @@ def run(spark: Any, params: Mapping[str, Any]) -> dict[str, int]:
         places.recover(output)
     try:
         good, bad = _scored(spark, plan, places)
+        if bad is not None:
+            places.check(bad, _outputs(job)[1])  # before the output is replaced
         rows = places.replace(good, job.output)
         if bad is None:
             return {"rows": rows, "bad_rows": 0}

@@ -26,9 +26,12 @@ from airflow_uc_models.engines.spark_stores import (
     MountedFiles,
     SessionCatalog,
     Store,
+    check_remote_folder,
+    default_provider,
     recover,
     refuse_other_columns,
     swap,
+    table_provider,
     unless_another_did,
 )
 
@@ -44,6 +47,9 @@ class Places(Protocol):
 
     def draft(self, frame: Any) -> Any:
         """Write a frame to where nobody looks, and return it as read from there."""
+
+    def check(self, frame: Any, place: str) -> None:
+        """Raise JobError if a frame cannot be appended to what is there."""
 
     def replace(self, frame: Any, place: str) -> int:
         """Let a frame take the place of the output, or of what this run has in it; return the number of rows."""
@@ -70,8 +76,8 @@ def places_of(spark: Any, job: Params) -> Places:
 def _tables_of(spark: Any, job: Params) -> Places:
     provider, parts = table_provider(spark, job.output), table_parts(job.output)
     in_session = len(parts) == 2 or parts[0] == "spark_catalog"
-    if (provider or _default_provider(spark)) in _ATOMIC or (provider is None and not in_session):
-        return CatalogTables(spark, job, provider or (_default_provider(spark) if in_session else None))
+    if (provider or default_provider(spark)) in _ATOMIC or (provider is None and not in_session):
+        return CatalogTables(spark, job, provider or (default_provider(spark) if in_session else None))
     if in_session:
         return SessionTables(spark, job)
     raise JobError(
@@ -83,22 +89,6 @@ def _tables_of(spark: Any, job: Params) -> Places:
 def is_remote(spark: Any) -> bool:
     """Whether the session is one of Spark Connect, which gives no way into the driver."""
     return "connect" in type(spark).__module__
-
-
-def table_provider(spark: Any, table: str) -> str | None:
-    """Return the format of a table; None if there is no such table."""
-    if not spark.catalog.tableExists(quoted(table)):
-        return None
-    rows = {row[0]: row[1] for row in spark.sql(f"DESCRIBE TABLE EXTENDED {quoted(table)}").collect()}
-    if "VIEW" in str(rows.get("Type", "")).upper():
-        raise JobError(f"The output {table} is a view; name a table.")
-    return str(rows.get("Provider", "")).lower()
-
-
-def _default_provider(spark: Any) -> str:
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ or "databricks" in type(spark).__module__:
-        return "delta"
-    return str(spark.conf.get("spark.sql.sources.default", "parquet")).lower()
 
 
 class _Beside:
@@ -156,9 +146,12 @@ class Folders(_Beside):
     def draft(self, frame: Any) -> Any:
         return self._read(frame, self._write(frame, self.job.output, ()))
 
-    def replace(self, frame: Any, place: str) -> int:
+    def check(self, frame: Any, place: str) -> None:
         if self.job.appends:
             self._refuse_other_columns(frame, place, self._files.names(place))
+
+    def replace(self, frame: Any, place: str) -> int:
+        self.check(frame, place)
         new = self._write(frame, place, self._partitions(frame))
         rows = self._read(frame, new).count()
         self._swap(new, place)
@@ -189,15 +182,6 @@ class Folders(_Beside):
             refuse_other_columns(place, found, frame, self.job.partition_by)
 
 
-def check_remote_folder(job: Any) -> None:
-    """Raise JobError for a job that cannot write files where nothing can be renamed."""
-    if not job.appends or job.partition_by or job.quarantines:
-        raise JobError(
-            "Over Spark Connect, files can only be written with mode='append', without partition_by and with "
-            f"on_bad_rows='fail': folders cannot be renamed there. Write {job.output} as a table instead."
-        )
-
-
 class RemoteFolders:
     """Parquet files where nothing can be renamed: Spark replaces the run's partition when the job has succeeded."""
 
@@ -209,6 +193,9 @@ class RemoteFolders:
         """Spark has left nothing that shows."""
 
     def draft(self, frame: Any) -> Any:
+        raise NotImplementedError
+
+    def check(self, frame: Any, place: str) -> None:
         raise NotImplementedError
 
     def remove(self, place: str) -> None:
@@ -262,14 +249,20 @@ class SessionTables(_Beside):
         self._swap(new, place)
         return int(rows)
 
+    def check(self, frame: Any, place: str) -> None:
+        if self.job.appends and self.store.exists(place):
+            self._refuse_others(frame, place, self._partitions_of_parts(frame))
+
+    def _partitions_of_parts(self, frame: Any) -> list[str]:
+        return [RUN_COLUMN, *(name for name in self.job.partition_by if name in frame.columns)]
+
     def _replace_part(self, frame: Any, place: str) -> int:
         from pyspark.sql import functions as F  # noqa: N812
 
-        partitions = [RUN_COLUMN, *(name for name in self.job.partition_by if name in frame.columns)]
+        partitions = self._partitions_of_parts(frame)
         exists = self.store.exists(place)
         if exists:
-            self._refuse_other_partitions(place, partitions)
-            refuse_other_columns(place, self.spark.table(quoted(place)).schema, frame)
+            self._refuse_others(frame, place, partitions)
         staged = self.draft(frame)
         rows = staged.count()
         if not exists:
@@ -323,12 +316,13 @@ class SessionTables(_Beside):
     def _partitions(self, place: str) -> list[str]:
         return [column.name for column in self.spark.catalog.listColumns(quoted(place)) if column.isPartition]
 
-    def _refuse_other_partitions(self, place: str, partitions: Sequence[str]) -> None:
+    def _refuse_others(self, frame: Any, place: str, partitions: Sequence[str]) -> None:
         if (found := self._partitions(place)) != list(partitions):
             raise JobError(
                 f"Rows cannot be appended to {place}: it is partitioned by {', '.join(found) or 'nothing'}, and each "
                 f"run's rows must be a partition: {', '.join(partitions)}. Append to another table."
             )
+        refuse_other_columns(place, self.spark.table(quoted(place)).schema, frame)
 
 
 class CatalogTables:
@@ -365,9 +359,16 @@ class CatalogTables:
                 self._make(frame, place, [RUN_COLUMN, *partitions])
             if made:
                 return int(self._own(place).count())
-        refuse_other_columns(place, self.spark.table(quoted(place)).schema, frame)
+        self._refuse_others(frame, place)
         frame.writeTo(quoted(place)).overwrite(F.col(RUN_COLUMN) == self.job.key)
         return int(self._own(place).count())
+
+    def check(self, frame: Any, place: str) -> None:
+        if self.job.appends and self._catalog.exists(place):
+            self._refuse_others(frame, place)
+
+    def _refuse_others(self, frame: Any, place: str) -> None:
+        refuse_other_columns(place, self.spark.table(quoted(place)).schema, frame)
 
     def _make(self, frame: Any, place: str, partitions: Sequence[str], *, replaces: bool = False) -> None:
         from pyspark.sql import functions as F  # noqa: N812

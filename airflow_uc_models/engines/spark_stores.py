@@ -5,6 +5,7 @@ Part of the script that is shipped to Databricks: nothing but PySpark is importe
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -240,3 +241,29 @@ def refuse_other_columns(place: str, found: Any, frame: Any, partitions: Sequenc
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise JobError(f"Rows cannot be appended to {place}, which has other columns:{listed}")
+
+
+def table_provider(spark: Any, table: str) -> str | None:
+    """Return the format of a table; None if there is no such table."""
+    if not spark.catalog.tableExists(quoted(table)):
+        return None
+    rows = {row[0]: row[1] for row in spark.sql(f"DESCRIBE TABLE EXTENDED {quoted(table)}").collect()}
+    if "VIEW" in str(rows.get("Type", "")).upper():
+        raise JobError(f"The output {table} is a view; name a table.")
+    return str(rows.get("Provider", "")).lower()
+
+
+def default_provider(spark: Any) -> str:
+    """Return the format of new tables."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ or "databricks" in type(spark).__module__:
+        return "delta"
+    return str(spark.conf.get("spark.sql.sources.default", "parquet")).lower()
+
+
+def check_remote_folder(job: Any) -> None:
+    """Raise JobError for a job that cannot write files where nothing can be renamed."""
+    if not job.appends or job.partition_by or job.quarantines:
+        raise JobError(
+            "Over Spark Connect, files can only be written with mode='append', without partition_by and with "
+            f"on_bad_rows='fail': folders cannot be renamed there. Write {job.output} as a table instead."
+        )

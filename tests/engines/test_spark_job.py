@@ -268,6 +268,17 @@ def test_the_feature_store_scores_with_features_that_the_input_lacks(run, models
         run(Looked, score_batch=True)
 
 
+def test_bad_rows_that_cannot_be_appended_leave_the_output_as_it_is(run, tmp_path):
+    (tmp_path / "out.bad_rows" / f"dag_run_key={OTHER}").mkdir(parents=True)
+    write(tmp_path / "out.bad_rows" / f"dag_run_key={OTHER}" / "part.parquet", x=["as text"], reason=["a"])
+    write(tmp_path / "in.parquet", x=[1, UNFIT])
+    with pytest.raises(
+        JobError, match=r"Rows cannot be appended to .*bad_rows, which has other columns:\n- 'x' is string"
+    ):
+        run(mode="append", on_bad_rows="quarantine")
+    assert names(tmp_path) == ["in.parquet", "out.bad_rows"]
+
+
 CSV = 'x,id,text\n1.5,1,"a, ""b""\nc"\nnan,2,\nabc,3,NA\n2,4\n'
 
 
