@@ -17,6 +17,7 @@ from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.quantities import parse_age, parse_size
 from airflow_uc_models.rules import (
     AgeRule,
+    ChampionRule,
     Check,
     DescriptionRule,
     Facts,
@@ -33,7 +34,7 @@ from airflow_uc_models.rules_metrics import MetricRule, metric_values
 __all__ = ["Check", "Evaluation", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
 
 ENV_MANAGERS = ("local", "uv", "virtualenv")
-_FLAGS = ("require_signature", "compatible_signature", "smoke_test")
+_FLAGS = ("require_signature", "compatible_signature", "require_champion", "smoke_test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class PromotionPolicy:
     :param require_signature: the candidate has a signature with inputs and outputs
     :param compatible_signature: the candidate's signature is compatible with the champion's: it may add optional
         inputs, and drops or retypes none
+    :param require_champion: there is a champion; else a mistyped name or alias of it reads as "none yet", and no gain
+        over it is asked for
     :param max_size: bytes of all files of the candidate at most; a number, or text such as ``500MB`` or ``2GiB``
     :param allowed_flavors: the MLflow flavors that the candidate may be saved in, such as ``["sklearn"]``;
         ``python_function`` allows models of any code
@@ -116,6 +119,7 @@ class PromotionPolicy:
     require_description: bool | int = False
     require_signature: bool = True
     compatible_signature: bool = True
+    require_champion: bool = False
     max_size: int | str | None = None
     allowed_flavors: Sequence[str] | None = None
     max_age: timedelta | float | str | None = None
@@ -172,6 +176,7 @@ class PromotionPolicy:
             *([DescriptionRule(int(self.require_description))] if self.require_description is not False else []),
             *([SignaturePresentRule()] if self.require_signature else []),
             *([SignatureCompatibleRule()] if self.compatible_signature else []),
+            *([ChampionRule()] if self.require_champion else []),
             *([SizeRule(parse_size("max_size of the policy", self.max_size))] if self.max_size is not None else []),
             *([FlavorsRule(tuple(self.allowed_flavors))] if self.allowed_flavors is not None else []),
             *([AgeRule(parse_age("max_age of the policy", self.max_age))] if self.max_age is not None else []),

@@ -164,6 +164,16 @@ class SignatureCompatibleRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ChampionRule:
+    """There is a champion; without this rule, the first candidate has only to keep to thresholds."""
+
+    def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
+        """Check that the candidate has something to be compared with."""
+        missing = "there is no champion, which is required; is its model or alias mistyped?"
+        yield Check("champion", champion is not None, missing if champion is None else "there is a champion")
+
+
+@dataclass(frozen=True, slots=True)
 class SizeRule:
     """The files of the candidate are not more than so many bytes; a size that no server tells refuses."""
 

@@ -219,6 +219,20 @@ def test_signatures_are_required_and_kept_unless_told_otherwise():
     assert PromotionPolicy(compatible_signature=False).judge(Facts(signature=SIGNATURE), none).approved
 
 
+def test_a_champion_is_required_only_if_told():
+    gain = [MetricRule("accuracy", min_gain=0.1)]
+    candidate, champion = Facts(metrics={"accuracy": 0.9}), Facts(metrics={"accuracy": 0.5})
+    relaxed, strict = (
+        PromotionPolicy(metrics=gain, require_signature=False, require_champion=required) for required in (False, True)
+    )
+    assert relaxed.judge(candidate, None).approved
+    assert strict.judge(candidate, None).reasons == [
+        "there is no champion, which is required; is its model or alias mistyped?"
+    ]
+    assert strict.judge(candidate, champion).approved
+    assert PromotionPolicy.of({"require_champion": "true"}).require_champion
+
+
 def test_a_signature_without_outputs_is_no_signature():
     verdict = PromotionPolicy().judge(Facts(signature=Signature(inputs=SIGNATURE.inputs)), None)
     assert verdict.reasons == ["the candidate's signature has no outputs"]
