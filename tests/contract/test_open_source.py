@@ -281,9 +281,11 @@ def test_tasks_that_create_at_the_same_moment_get_a_version_each(racing) -> None
 
     def work(key: str) -> None:
         run = transport(racing.url).run
-        for _ in range(5):
-            pending = run(create_pending_version(REGISTRY, name, key, create(name, key)))
-            with suppress(ConflictError):  # one was already uploading when the other got the number
+        for _ in range(20):
+            with suppress(
+                ConflictError
+            ):  # one was already uploading when the other got the number, or got it each time
+                pending = run(create_pending_version(REGISTRY, name, key, create(name, key)))
                 run(finalize_version(REGISTRY, pending))
                 results[key] = run(settle(REGISTRY, pending.name, key))
                 break

@@ -71,7 +71,8 @@ def test_the_story_went_as_meant(stack, story):
         t: s for t, s in states.items() if s != ("failed" if t.startswith("fail_") else "success") and t != "never"
     }
     ran = [task for task, state in wrong.items() if state in {"failed", "success"}]
-    assert not wrong, (wrong, {task: stack.api.log("secrets", RUN, task, 1)[-30:] for task in ran})
+    logs = [line for task in ran for line in [task, *stack.api.log("secrets", RUN, task, 1)[-30:]]]
+    assert not wrong, "\n".join([str(wrong), *logs])
     assert states["never"] == "skipped"
     assert (stack.home.root / "downloaded" / "MLmodel").is_file()
 

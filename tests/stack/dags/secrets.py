@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import DAG
 
 from airflow_uc_models.operators import (
@@ -72,6 +74,9 @@ with DAG("secrets", schedule=None, params={"uri": "", "folder": ""}):
             deferrable=True,
             poll_interval=1,
             registry_conn_id=conn_id,
+            # A busy scheduler takes a deferral that is over at once for a failure of the executor.
+            retries=2,
+            retry_delay=timedelta(0),
         )
     for conn_id in ("by_token", "by_client", "by_password", "refused", "dead"):
         GetModelVersionOperator(
