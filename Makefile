@@ -5,7 +5,7 @@ DEMO_HOME ?= .demo
 # mlflow: an MLflow server; databricks: Unity Catalog in an emulated workspace
 REGISTRY ?= mlflow
 # Processes of `make test`; each has servers of its own.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui test check format soak bench clean

@@ -112,7 +112,9 @@ def _lasting(value):
     return [_lasting(item) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize(("storage", "seed"), [("files", 1), ("files", 2), ("presigned", 3)])
+@pytest.mark.parametrize(
+    ("storage", "seed"), [("files", 1), pytest.param("files", 2, marks=pytest.mark.soak), ("presigned", 3)]
+)
 def test_one_fault_in_ten_requests_changes_nothing(run, workspace, presigned, quick, storage, seed):
     found = workspace if storage == "files" else presigned
     if not EXPECTED:
