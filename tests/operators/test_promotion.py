@@ -480,7 +480,7 @@ def test_parameters_show_in_the_signature():
 
     assert list(inspect.signature(promote_model).parameters)[:3] == ["model_name", "policy", "version"]
     for name in inspect.signature(promote_model).parameters:
-        assert f"    * {name}: " in type(promote_model).__doc__
+        assert f"* {name}: " in type(promote_model).__doc__
 
 
 @pytest.mark.parametrize("previous", [1, None])

@@ -61,8 +61,9 @@ def _answering_triggers(left: list[str | None], user: Mapping[str, str], asked: 
     async def run(self: Any) -> Any:
         before()
         with create_session() as session:
-            detail = session.get(HITLDetail, str(self.ti_id))
-            map_index = session.get(TaskInstance, str(self.ti_id)).map_index
+            ti_id = HITLDetail.ti_id.type.python_type(str(self.ti_id))  # text before Airflow 3.2, a UUID in it
+            detail = session.get(HITLDetail, ti_id)
+            map_index = session.get(TaskInstance, ti_id).map_index
             asked.append({"map_index": map_index, **{key: getattr(detail, key) for key in _SHOWN}})
         answer = left.pop(0) if left else "Reject"
         event = {"chosen_options": [answer or self.defaults[0]], "params_input": {}, "responded_at": datetime.now(UTC)}
