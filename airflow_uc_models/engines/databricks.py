@@ -21,9 +21,7 @@ from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.series import series
 from airflow_uc_models.engines.signature_check import check_signature
 from airflow_uc_models.engines.spark_places import VOLUMES
-from airflow_uc_models.engines.spark_plan import JobError
-from airflow_uc_models.engines.spark_script import params_of, script
-from airflow_uc_models.engines.spark_stores import check_remote_folder
+from airflow_uc_models.engines.spark_script import params_of, refuse_remote_folder, script
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -85,10 +83,7 @@ class DatabricksEngine:
                 )
         refuse_overlap(job)
         if not is_table(job.output) and not job.output.startswith(VOLUMES):
-            try:
-                check_remote_folder(job)  # serverless compute is Spark Connect
-            except JobError as error:
-                raise InvalidArgumentError(str(error)) from None
+            refuse_remote_folder(job)  # serverless compute is Spark Connect
         _Settings(job)
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored | Waiting:

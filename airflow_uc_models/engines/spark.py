@@ -25,9 +25,8 @@ from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
 from airflow_uc_models.engines.local_plan import plan_of
 from airflow_uc_models.engines.spark_places import is_remote
 from airflow_uc_models.engines.spark_plan import JobError, Source, open_input
-from airflow_uc_models.engines.spark_script import params_of
+from airflow_uc_models.engines.spark_script import params_of, refuse_remote_folder
 from airflow_uc_models.engines.spark_sessions import OPTIONS, REMOTE_WAYS, check_options, spark_session
-from airflow_uc_models.engines.spark_stores import check_remote_folder
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import LOCAL, UV, VIRTUALENV, environment_of
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError
@@ -141,10 +140,7 @@ def _check_remote(job: InferenceJob) -> None:
             "of the cluster. Leave it out, or use engine='databricks'."
         )
     if not is_table(job.output):
-        try:
-            check_remote_folder(job)
-        except JobError as error:
-            raise InvalidArgumentError(str(error)) from None
+        refuse_remote_folder(job)
 
 
 def _refuse_passing_table(spark: Any, job: InferenceJob, *, is_given: bool) -> None:

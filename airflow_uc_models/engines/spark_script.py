@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.engines.job import InferenceJob
+from airflow_uc_models.engines.spark_plan import JobError
+from airflow_uc_models.engines.spark_stores import check_remote_folder
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.exceptions import InvalidArgumentError
 
 # Each imports only what stands before it.
 _MODULES = ("spark_plan", "spark_stores", "spark_places", "spark_function", "spark_job")
@@ -18,6 +21,14 @@ def script() -> str:
     """Return the modules' source as one, with ``run(spark, params)`` and ``main()`` in it."""
     sources = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES]
     return "from __future__ import annotations\n\n" + "\n\n".join(_without_own_imports(text) for text in sources)
+
+
+def refuse_remote_folder(job: InferenceJob) -> None:
+    """Raise InvalidArgumentError for an output of files that ``run`` could not write over Spark Connect."""
+    try:
+        check_remote_folder(job)
+    except JobError as error:
+        raise InvalidArgumentError(str(error)) from None
 
 
 def params_of(job: InferenceJob, version: ModelVersion) -> dict[str, Any]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from airflow.sdk import Asset
+from support.guides import DOCS, blocks
 
 from airflow_uc_models import events
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs" / "migrating-from-webhooks.md").read_text()
+GUIDE = (DOCS / "migrating-from-webhooks.md").read_text()
 
 
 def block(language: str) -> str:
-    [found] = re.findall(rf"^ *```{language}\n(.*?)^ *```$", GUIDE, re.MULTILINE | re.DOTALL)
-    return dedent(found)
+    [found] = blocks(GUIDE, language)
+    return found
 
 
 def test_every_old_event_is_named():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import threading
 import time
 from datetime import timedelta
@@ -13,6 +11,7 @@ from functools import partial
 import pytest
 from support.databricks import connection_json
 from support.deferring import keep_what_is_deferred
+from support.killing import killed_at
 from support.remote_scoring import NAME, add_model, columns, may_score
 
 from airflow_uc_models.emulator.warehouse import Answer
@@ -299,19 +298,9 @@ def test_a_killed_task_cancels_its_statement(serving, score) -> None:
     hold = threading.Event()
     serving.warehouses.answer(ASKING, hold=hold)
     looked = serving.faults.add("sql/statements/.*-", method="GET", delay=0.01)
-
-    def kill():
-        looked.seen.wait(60)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    killer, before = threading.Thread(target=kill), signal.getsignal(signal.SIGTERM)
-    killer.start()
     began = time.monotonic()
-    try:
+    with killed_at(looked):
         result = score(engine_options={"poll_interval": 60})
-    finally:
-        killer.join()
-        signal.signal(signal.SIGTERM, before)
     assert result.state == "failed"
     assert [statement.state for statement in serving.warehouses] == ["CANCELED"]
     assert time.monotonic() - began < 60, "it slept on"
@@ -319,19 +308,8 @@ def test_a_killed_task_cancels_its_statement(serving, score) -> None:
 
 def test_a_task_that_is_killed_while_it_asks_cancels_what_it_has_begun(serving, score) -> None:
     sent = serving.faults.add("sql/statements/?$", method="POST", hold=threading.Event())
-
-    def kill():
-        sent.seen.wait(60)
-        os.kill(os.getpid(), signal.SIGTERM)
-        sent.hold.set()
-
-    killer, before = threading.Thread(target=kill), signal.getsignal(signal.SIGTERM)
-    killer.start()
-    try:
+    with killed_at(sent):
         assert score().state == "failed"
-    finally:
-        killer.join()
-        signal.signal(signal.SIGTERM, before)
     assert [statement.state for statement in serving.warehouses] == ["CANCELED"]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from support.databricks import connection_json
 from support.deferring import keep_what_is_deferred
+from support.killing import killed_at
 from support.remote_scoring import NAME, add_model, may_score, save_sums
 
 from airflow_uc_models.operators.inference import BatchInferenceOperator
@@ -268,20 +267,9 @@ def test_a_killed_task_cancels_its_run(workspace, score) -> None:
     hold = threading.Event()
     workspace.runs.plan(hold=hold, states=("RUNNING", "TERMINATED"))
     _, second = (workspace.faults.add("runs/get$", delay=0.01) for _ in range(2))
-
-    def kill():
-        second.seen.wait(60)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    killer = threading.Thread(target=kill)
-    before = signal.getsignal(signal.SIGTERM)
-    killer.start()
     began = time.monotonic()
-    try:
+    with killed_at(second):
         result = score(engine_options={"poll_interval": 60})
-    finally:
-        killer.join()
-        signal.signal(signal.SIGTERM, before)
     assert result.state == "failed"
     assert "CANCELED" in result.output
     [run] = workspace.runs
@@ -292,19 +280,8 @@ def test_a_killed_task_cancels_its_run(workspace, score) -> None:
 def test_a_task_that_is_killed_while_it_submits_cancels_what_it_has_begun(workspace, score) -> None:
     add_model(workspace)
     sent = workspace.faults.add("runs/submit", method="POST", hold=threading.Event())
-
-    def kill():
-        sent.seen.wait(60)
-        os.kill(os.getpid(), signal.SIGTERM)
-        sent.hold.set()
-
-    killer, before = threading.Thread(target=kill), signal.getsignal(signal.SIGTERM)
-    killer.start()
-    try:
+    with killed_at(sent):
         assert score().state == "failed"
-    finally:
-        killer.join()
-        signal.signal(signal.SIGTERM, before)
     assert [run.is_cancelled for run in workspace.runs] == [True]
 
 

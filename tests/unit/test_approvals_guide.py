@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
+from support.guides import DOCS, blocks
 
-import airflow_uc_models
-
-GUIDE = (Path(airflow_uc_models.__file__).parents[1] / "docs" / "approvals.md").read_text()
+GUIDE = (DOCS / "approvals.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def dag():
     """All samples, one after the other, in one Dag; a name that none of them makes is an error."""
-    blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(blocks) == 6
+    samples = blocks(GUIDE, "python")
+    assert len(samples) == 6
     with DAG("guide", schedule=None) as made:
         names = {}
-        for block in blocks:
-            exec(block, names)
+        for sample in samples:
+            exec(sample, names)
     return made
 
 

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from support.guides import DOCS, blocks
 
-import airflow_uc_models
 from airflow_uc_models.engines import ai_query, databricks, engine_of
 from airflow_uc_models.engines.local import LocalEngine
 from airflow_uc_models.environments import cache
 from airflow_uc_models.environments.build import _OF_THE_TASK
 
-GUIDE = (Path(airflow_uc_models.__file__).parents[1] / "docs" / "inference.md").read_text()
+GUIDE = (DOCS / "inference.md").read_text()
 
 
 def section(title):
     return GUIDE.partition(f"\n## Engine `{title}`\n")[2].partition("\n## ")[0]
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-
-
 def test_the_examples_are_operators_whose_engines_take_them(monkeypatch):
     monkeypatch.setattr(LocalEngine, "check", lambda self, job: None)  # asks the worker for a provider of s3
     names, engines = {}, []
-    for example in EXAMPLES:
+    for example in blocks(GUIDE, "python"):
         exec(example.replace("BatchInferenceOperator(", "operator = BatchInferenceOperator("), names)
         operator = names["operator"]
         operator.task_key = lambda context, source: "key"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields
-from pathlib import Path
 
-import airflow_uc_models
+from support.guides import DOCS, blocks
+
 from airflow_uc_models.evaluation import Evaluation
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
 from airflow_uc_models.rules_metrics import slice_metric_name
 
-GUIDE = (Path(airflow_uc_models.__file__).parents[1] / "docs" / "validation.md").read_text()
+GUIDE = (DOCS / "validation.md").read_text()
 
 
 def block(language):
-    [found] = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+    [found] = blocks(GUIDE, language)
     return found
 
 
