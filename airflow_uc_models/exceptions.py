@@ -173,16 +173,19 @@ _BY_STATUS: dict[int, type[RegistryError]] = {
 }
 
 
-def classify(status: int, error_code: str | None) -> type[RegistryError]:
+def classify(status: int, error_code: object) -> type[RegistryError]:
     """Return the error class of an answer; the registry's code decides before the HTTP status does.
+
+    A code that is no text (gateways answer with a number) says nothing that the status does not.
 
     A 404 without a code comes from something that is no registry (a wrong host or path prefix): it is never
     NotFoundError, or ``missing_ok=True`` would take a wrong address for a missing model.
     """
-    if error_code in _BY_CODE:
-        return _BY_CODE[error_code]
+    code = error_code if isinstance(error_code, str) else ""
+    if code in _BY_CODE:
+        return _BY_CODE[code]
     for ending, error_class in _BY_ENDING.items():  # one code for each kind of securable
-        if error_code and error_code.endswith(ending) and error_code != "ENDPOINT_NOT_FOUND":
+        if code.endswith(ending) and code != "ENDPOINT_NOT_FOUND":
             return error_class
     if status in _BY_STATUS:
         return _BY_STATUS[status]

@@ -39,7 +39,7 @@ from support.mlflow_server import MlflowServer  # noqa: E402
 from support.open_source import OpenSourceServer, open_source_server  # noqa: E402
 from support.proxy import Proxy  # noqa: E402
 
-from airflow_uc_models.emulator import Emulator  # noqa: E402
+from airflow_uc_models.emulator import Emulator, Settings  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +92,21 @@ def emulator() -> Iterator[Emulator]:
     """A Databricks workspace for the whole session; tests take `workspace`, which is empty at first."""
     with Emulator() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def presigned_emulator() -> Iterator[Emulator]:
+    """Another one, whose files are moved by presigned addresses."""
+    with Emulator(Settings(storage="presigned")) as running:
+        yield running
+
+
+@pytest.fixture(params=["files", "presigned"])
+def each_workspace(request: pytest.FixtureRequest, emulator: Emulator) -> Emulator:
+    """An empty workspace, for each way in which it lets files be moved."""
+    found: Emulator = emulator if request.param == "files" else request.getfixturevalue("presigned_emulator")
+    found.reset()
+    return found
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from airflow_uc_models.emulator.tracking import Tracking
 from airflow_uc_models.emulator.workspace import Workspace
 
 GROUPS = (OAuth, Legacy, Native, Governance, Files, Storage, NotebookRoutes, Jobs, Statements, Serving, Tracking)
+# Whether these take a personal access token as a password nobody outside has seen.
+_BEARER_ONLY = ("/api/2.0/fs/", "/api/2.0/mlflow/", "/api/3.0/mlflow/")
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -31,7 +33,8 @@ def create_app(workspace: Workspace) -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     def authenticate(request: Request) -> Principal:
-        principal = workspace.authenticate(request.headers.get("authorization", ""))
+        takes_basic = not request.url.path.startswith(_BEARER_ONLY)
+        principal = workspace.authenticate(request.headers.get("authorization", ""), takes_basic=takes_basic)
         request.scope[PRINCIPAL] = principal.name
         return principal
 

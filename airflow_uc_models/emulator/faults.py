@@ -25,6 +25,7 @@ _SLICES = 10
 class Fault:
     """What goes wrong; made by `Faults.add`.
 
+    :param body: answered instead of the usual error, as it is if it is text
     :param hits: how often it has been played
     :param seen: set when it is first played
     """
@@ -40,6 +41,7 @@ class Fault:
     delay: float
     slow_body: float
     hold: threading.Event | None
+    body: Any = None
     hits: int = 0
     seen: threading.Event = field(default_factory=threading.Event)
 
@@ -73,6 +75,7 @@ class Faults:
         delay: float = 0,
         slow_body: float = 0,
         hold: threading.Event | None = None,
+        body: Any = None,
     ) -> Fault:
         """Play a fault on requests whose path the regular expression ``path`` is found in.
 
@@ -84,6 +87,7 @@ class Faults:
         :param delay: seconds to wait first
         :param slow_body: seconds that the answer's body takes
         :param hold: an event to wait for first
+        :param body: answer with this instead: text, or anything that JSON can say
         """
         if when == "during" and not reset:
             raise ValueError('when="during" is for reset=True: what else could happen in the midst of an answer?')
@@ -91,7 +95,7 @@ class Faults:
             status = 503
         after = None if retry_after is None else str(retry_after)
         compiled = re.compile(path)
-        fault = Fault(compiled, method, count, probability, status, after, when, reset, delay, slow_body, hold)
+        fault = Fault(compiled, method, count, probability, status, after, when, reset, delay, slow_body, hold, body)
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -169,12 +173,14 @@ async def _break(fault: Fault, scope: Scope, send: Send) -> None:
         await _reset(scope)
         return
     status = fault.status or 503
-    body = {"error_code": _CODES.get(status, "INTERNAL_ERROR"), "message": f"Injected fault with status {status}."}
+    usual = {"error_code": _CODES.get(status, "INTERNAL_ERROR"), "message": f"Injected fault with status {status}."}
+    body = usual if fault.body is None else fault.body
+    text = body if isinstance(body, str) else json.dumps(body)
     headers = [(b"content-type", b"application/json")]
     if fault.retry_after is not None:
         headers.append((b"retry-after", fault.retry_after.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+    await send({"type": "http.response.body", "body": text.encode()})
 
 
 async def _drain(receive: Receive) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -196,11 +197,16 @@ class Guard:
 
 
 class Principals:
-    """The principals of a workspace, by name, token and client id."""
+    """The principals of a workspace, by name, token and client id.
 
-    def __init__(self) -> None:
+    :param most_uses: how often an issued token may be used; None for no end
+    """
+
+    def __init__(self, most_uses: int | None = None) -> None:
         self.by_name: dict[str, Principal] = {}
         self._issued: dict[str, tuple[str, float]] = {}
+        self._uses: Counter[str] = Counter()
+        self._most_uses = most_uses
 
     def add(self, principal: Principal) -> Principal:
         """Add a principal or replace the one of that name."""
@@ -224,7 +230,9 @@ class Principals:
         """Return whom a token stands for, None for one that is unknown or has expired."""
         name, until = self._issued.get(token, ("", 0.0))
         if time.monotonic() < until:
-            return self.by_name.get(name)
+            self._uses[token] += 1
+            is_used_up = self._most_uses is not None and self._uses[token] > self._most_uses
+            return None if is_used_up else self.by_name.get(name)
         return self.find(token=token)
 
     def expire_tokens(self) -> None:

@@ -25,6 +25,7 @@ class Recorded:
     :param body: the JSON or form text of the body; of files only ``size`` is kept
     :param done: nothing of it is under way any more
     :param headers: in lower case, without Authorization
+    :param scheme: of Authorization, such as ``Bearer``
     """
 
     method: str
@@ -35,6 +36,7 @@ class Recorded:
     status: int | None = None
     size: int = 0
     done: bool = False
+    scheme: str = ""
     headers: dict[str, str] = field(repr=False, default_factory=dict)
 
     @property
@@ -87,9 +89,9 @@ class Recorder:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        headers.pop("authorization", None)
+        scheme = headers.pop("authorization", "").partition(" ")[0]
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        recorded = Recorded(scope["method"], scope["path"], query, headers=headers)
+        recorded = Recorded(scope["method"], scope["path"], query, headers=headers, scheme=scheme)
         keeps_body = not scope["path"].startswith(_FILE_PATHS)
         body = bytearray()
         self.requests.add(recorded)

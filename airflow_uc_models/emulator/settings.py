@@ -17,6 +17,7 @@ class Settings:
     :param download_urls: whether ``create-download-url`` exists; databricks-sdk falls back to the Files API
     :param url_seconds: how long presigned URLs are good
     :param token_seconds: how long OAuth tokens are good
+    :param token_requests: of how many requests an OAuth token is good for; then it is refused like an expired one
     :param rejected_token_status: for unknown and expired tokens; workspaces were seen to answer 403
     :param auto_create_schemas: make catalogs and schemas that an admin names
     :param delete_nonempty_models: delete the versions of a model along with it
@@ -44,6 +45,7 @@ class Settings:
     download_urls: bool = True
     url_seconds: float = 900
     token_seconds: float = 3600
+    token_requests: int | None = None
     rejected_token_status: Literal[401, 403] = 403
     auto_create_schemas: bool = True
     delete_nonempty_models: bool = False

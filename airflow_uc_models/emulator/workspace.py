@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import secrets
 import shutil
 import tempfile
@@ -41,7 +43,7 @@ class Workspace:
         self.files = FileStore(own or Path(f"{settings.database}.files"))
         self.state = State(self._database)
         self.guard = Guard(self.state.owner_of, self._database)
-        self.principals = Principals()
+        self.principals = Principals(settings.token_requests)
         self.admin = self.principals.add(Principal(ADMIN, token or f"dapi{secrets.token_hex(16)}", is_admin=True))
         self.catalog = Catalog(settings, self.state, self.guard, self.principals, self.files)
         self.notebooks, self.runs, self.warehouses = Notebooks(), Runs(), Warehouses()
@@ -69,10 +71,17 @@ class Workspace:
             self.state.model(securable.lower())
         self.guard.grant(principal, privilege, securable)
 
-    def authenticate(self, authorization: str) -> Principal:
-        """Return the principal of an Authorization header."""
+    def authenticate(self, authorization: str, *, takes_basic: bool = False) -> Principal:
+        """Return the principal of an Authorization header.
+
+        :param takes_basic: take a personal access token as the password of the user ``token``, too
+        """
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        if scheme.lower() == "basic" and takes_basic:
+            token = _token_of_basic(token)
+        elif scheme.lower() != "bearer":
+            token = ""
+        if not token:
             raise ApiError(401, 401, "Credential was not sent or was of an unsupported type for this API.")
         principal = self.principals.holder(token.strip())
         if principal is None:  # databricks/databricks-sdk-go#1046 shows the answer, number and all
@@ -107,3 +116,12 @@ class Workspace:
             self._database.close()
         if self._remove_own:
             self._remove_own()
+
+
+def _token_of_basic(credentials: str) -> str:
+    """Return the personal access token of ``token:<token>``, "" for other users."""
+    try:
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+    return password if user == "token" else ""

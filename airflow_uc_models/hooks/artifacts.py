@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import ModelContentError
 from airflow_uc_models.hooks import model_files
-from airflow_uc_models.hooks.mlflow_session import mlflow_errors, mlflow_session
+from airflow_uc_models.hooks.mlflow_session import mlflow_errors, mlflow_session, renew_session
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.registration import TASK_KEY_TAG
 
@@ -41,6 +42,7 @@ def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
+        model_files.renewing(repository, partial(renew_session, hook.endpoint))
         names = {item.path for item in repository.list_artifacts()}
         if MLMODEL not in names:
             raise ModelContentError(_no_mlmodel(artifact_uri, is_empty=not names))
@@ -133,6 +135,7 @@ def download_files(hook: ModelRegistryHook, artifact_uri: str, destination: Path
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
+        model_files.renewing(repository, partial(renew_session, hook.endpoint))
         return _checked(Path(repository.download_artifacts("", str(destination))), artifact_uri)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import copy
 import re
 import ssl
 import threading
@@ -113,14 +113,20 @@ def databricks_variables(connection: Connection, address: str, auth: DatabricksA
         secret = connection.password or ""
         return {**variables, "DATABRICKS_CLIENT_ID": connection.login, "DATABRICKS_CLIENT_SECRET": secret}
     auth.forget()  # of a token that nobody renews, the whole life is needed
-    kind, _, value = auth.headers()["Authorization"].partition(" ")
-    if kind == "Bearer":
-        return {**variables, "DATABRICKS_TOKEN": value}
-    return {
-        **variables,
-        "DATABRICKS_USERNAME": connection.login or "",
-        "DATABRICKS_PASSWORD": connection.password or "",
-    }
+    return {**variables, "DATABRICKS_TOKEN": auth.headers()["Authorization"].removeprefix("Bearer ")}
+
+
+def with_token_login(connection: Connection) -> Connection:
+    """Return the connection without the login ``token``, which only says that the password is a personal access token.
+
+    The Databricks provider documents that form, but sends it as a user name and a password, which files and SQL
+    warehouses refuse.
+    """
+    if (connection.login or "").strip().lower() != "token" or not connection.password:
+        return connection
+    bare = copy.copy(connection)
+    bare.login = None
+    return bare
 
 
 class DatabricksAuth(httpx.Auth):
@@ -128,7 +134,8 @@ class DatabricksAuth(httpx.Auth):
 
     The provider keeps tokens that can be renewed until shortly before they expire, so a token is asked for before
     each request. One that the workspace refuses all the same is thrown away, and the request sent once more. Of many
-    requests at a time one asks for the token; the others wait for it.
+    requests at a time one asks for the token; the others wait for it. What is sent is always a bearer token: no
+    workspace takes a user name and a password.
 
     :param connection: a connection of type ``databricks``
     :param base_url: the workspace's address; its OAuth tokens come from there
@@ -138,8 +145,8 @@ class DatabricksAuth(httpx.Auth):
     requires_response_body = True
 
     def __init__(self, connection: Connection, base_url: str, verify: str | bool = True) -> None:
-        self._connection = connection
-        self._hook = _databricks_hook(connection, base_url, verify)
+        self._connection = with_token_login(connection)
+        self._hook = _databricks_hook(self._connection, base_url, verify)
         self._lock = threading.Lock()
         self._async_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._latest = ""  # the Authorization header that was given out last
@@ -179,23 +186,35 @@ class DatabricksAuth(httpx.Auth):
         if token:
             _check_token(self._connection, token)
             return {**azure, "Authorization": f"Bearer {token}"}
-        if not (self._connection.login and self._connection.password):
+        conn_id, login = self._connection.conn_id, self._connection.login
+        if login and self._connection.password:
             raise ConnectionConfigError(
-                f"Connection {self._connection.conn_id!r} has no credentials: put a personal access token into the "
-                "password, or choose one of the Databricks provider's other kinds of authentication."
+                f"Connection {conn_id!r} has a login and a password, and Databricks takes no user names. If the "
+                "password is a personal access token, leave the login empty; if it is a service principal's secret, "
+                "set extra 'service_principal_oauth' to true."
             )
-        basic = base64.b64encode(f"{self._connection.login}:{self._connection.password}".encode()).decode()
-        return {**azure, "Authorization": f"Basic {basic}"}
+        raise ConnectionConfigError(
+            f"Connection {conn_id!r} has no credentials: put a personal access token into the password, or choose one "
+            "of the Databricks provider's other kinds of authentication."
+        )
 
     def _given(self, headers: dict[str, str]) -> dict[str, str]:
         self._latest, self._can_renew = headers["Authorization"], bool(self._hook.oauth_tokens)
         return headers
 
     def _is_renewable(self, response: httpx.Response) -> bool:
-        """Whether a refused token was one that can be had anew; it is forgotten, if no other request has renewed it."""
-        if not (self._can_renew and is_refused_token(response.status_code, response.text)):
+        if not is_refused_token(response.status_code, response.text):
             return False
-        if response.request.headers["Authorization"] == self._latest:
+        return self.renew(response.request.headers["Authorization"])
+
+    def renew(self, refused: str | None = None) -> bool:
+        """Forget a refused token and return whether another one can be had; False for one that never changes.
+
+        :param refused: the Authorization header, if known; a token that has been replaced meanwhile is not forgotten
+        """
+        if not self._can_renew:
+            return False
+        if refused in (None, self._latest):
             self.forget()
         return True
 

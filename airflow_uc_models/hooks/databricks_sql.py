@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.exceptions import RegistryUnavailableError
+from airflow_uc_models.hooks.auth import with_token_login
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,7 +15,9 @@ def sql_hook(databricks_conn_id: str, http_path: str | None, sql_endpoint_name: 
     """Return the provider's hook on a warehouse."""
     from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook
 
-    return DatabricksSqlHook(databricks_conn_id, http_path=http_path, sql_endpoint_name=sql_endpoint_name)
+    hook = DatabricksSqlHook(databricks_conn_id, http_path=http_path, sql_endpoint_name=sql_endpoint_name)
+    hook.__dict__["databricks_conn"] = with_token_login(hook.databricks_conn)
+    return hook
 
 
 def read_table(hook: Any, table: str, limit: int) -> pa.Table:

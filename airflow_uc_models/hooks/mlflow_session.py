@@ -24,6 +24,7 @@ from airflow_uc_models.exceptions import (
     UnauthenticatedError,
     classify,
 )
+from airflow_uc_models.hooks.auth import DatabricksAuth
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.answers import is_refused_token
@@ -42,13 +43,19 @@ _CREDENTIALS = (
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
     "MLFLOW_UC_OSS_TOKEN",
 )
-# databricks-sdk tells the status by the class of the error.
+# databricks-sdk tells the status by the class of the error, or the one that this derives from.
 _SDK_STATUS = {
-    "NotFound": 404,
-    "PermissionDenied": 403,
-    "Unauthenticated": 401,
     "BadRequest": 400,
+    "Unauthenticated": 401,
+    "PermissionDenied": 403,
+    "NotFound": 404,
+    "ResourceConflict": 409,
+    "TooManyRequests": 429,
+    "Cancelled": 499,
+    "InternalError": 500,
     "NotImplemented": 501,
+    "TemporarilyUnavailable": 503,
+    "DeadlineExceeded": 504,
 }
 _lock = threading.RLock()
 
@@ -78,6 +85,16 @@ def mlflow_session(registry_conn_id: str | ModelRegistryHook) -> Generator[str, 
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_registry_uri(settings.registry_uri)
         yield tracking_uri
+
+
+def renew_session(endpoint: Endpoint) -> bool:
+    """Let mlflow go on with another token inside a session on this endpoint; False if there is none."""
+    auth = endpoint.transport.auth
+    if not isinstance(auth, DatabricksAuth) or not auth.renew():
+        return False
+    os.environ.update(endpoint.mlflow.variables())
+    _forget_clients()
+    return True
 
 
 @contextmanager
@@ -171,10 +188,25 @@ def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, nee
     return error_class(message, status=status, error_code=code)
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether mlflow, requests or databricks-sdk raised it because the token was refused."""
+    if isinstance(error, UCModelsError):
+        return isinstance(error, UnauthenticatedError)
+    status, _ = _status_and_code(error)
+    return is_refused_token(status or 0, str(error))
+
+
 def _status_and_code(error: BaseException) -> tuple[int | None, str | None]:
+    """Return the status of the answer and its error code; whatever is no text there is no code."""
+    code = getattr(error, "error_code", None)
+    code = code if isinstance(code, str) and code else None
     if type(error).__module__.startswith("databricks.sdk"):
-        name = type(error).__name__
-        return _SDK_STATUS.get(name), getattr(error, "error_code", None) or None
+        known = (_SDK_STATUS.get(base.__name__) for base in type(error).__mro__)
+        return next((status for status in known if status), None), code
     if hasattr(error, "get_http_status_code"):
-        return error.get_http_status_code(), getattr(error, "error_code", None)
+        body = getattr(error, "json", None)  # of a RestException, which takes a number for an internal error
+        number = body.get("error_code") if isinstance(body, dict) else None
+        if isinstance(number, int) and 400 <= number < 600:
+            return number, None
+        return error.get_http_status_code(), code
     return getattr(getattr(error, "response", None), "status_code", None), None

@@ -20,8 +20,10 @@ import tenacity
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError, UCModelsError
 from airflow_uc_models.hooks import model_files_databricks, model_files_open_source
-from airflow_uc_models.hooks.mlflow_session import as_registry_error, mlflow_errors, mlflow_variables_set
+from airflow_uc_models.hooks.auth import DatabricksAuth
+from airflow_uc_models.hooks.mlflow_session import as_registry_error, is_refused, mlflow_errors, mlflow_variables_set
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.transport import SyncRun
 from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
 
 if TYPE_CHECKING:
@@ -95,9 +97,16 @@ def _transfer(
     hook: ModelRegistryHook, version: ModelVersion, what: str, *, write: bool
 ) -> Generator[tuple[Any, _Progress], None, None]:
     action = f"transfer the files of {version.uri}"
-    with mlflow_variables_set(_variables(hook), _patience(hook)), mlflow_errors(action, hook.endpoint):
+    with (
+        mlflow_variables_set(_variables(hook), _patience(hook)),
+        mlflow_errors(action, hook.endpoint),
+        hook.endpoint.transport.session() as run,
+    ):
         progress = _Progress(f"{what} {version.uri}")
-        repository = _repository(hook, version, write=write)
+        repository = _repository(hook, version, run, write=write)
+        auth = hook.endpoint.transport.auth
+        if isinstance(auth, DatabricksAuth):
+            renewing(repository, auth.renew)
         _watch(repository, progress, hook.endpoint.transport.max_retry_seconds)
         try:
             yield repository, progress
@@ -112,9 +121,9 @@ def _transfer(
             raise as_registry_error(failed, action, hook.endpoint, wanted) from None
 
 
-def _repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -> ArtifactRepository:
+def _repository(hook: ModelRegistryHook, version: ModelVersion, run: SyncRun, *, write: bool) -> ArtifactRepository:
     if isinstance(hook.registry, MlflowRestRegistry):
-        return model_files_databricks.repository(hook, version, write=write)
+        return model_files_databricks.repository(hook, version, run, write=write)
     return model_files_open_source.repository(hook, version, write=write)
 
 
@@ -133,6 +142,29 @@ def _patience(hook: ModelRegistryHook) -> dict[str, str]:
     """Return what mlflow shall do unless the user says otherwise: each call is tried twice, as we try again, too."""
     timeout = str(max(1, round(hook.endpoint.transport.timeout)))
     return {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}
+
+
+def renewing(repository: Any, renew: Callable[[], bool]) -> None:
+    """Let a repository list a folder or move a file once more where the token was refused meanwhile.
+
+    :param renew: gets another token; False if there is none
+    """
+    for name in ("list_artifacts", "_download_file", "_upload_to_cloud", "_get_write_credential_infos"):
+        if (method := getattr(repository, name, None)) is not None:
+            setattr(repository, name, _once_more(method, renew))
+
+
+def _once_more(method: Callable[..., Any], renew: Callable[[], bool]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            if not (is_refused(error) and renew()):
+                raise
+        log.info("The token was refused; going on with another one")
+        return method(*args, **kwargs)
+
+    return call
 
 
 def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> None:

@@ -1,15 +1,16 @@
 """Where mlflow finds the files of a model version in Unity Catalog on Databricks.
 
 The workspace names one of three ways, and mlflow has a repository for each: its Files API, presigned addresses, or
-cloud storage with credentials for a while. mlflow makes them from profiles and environment variables; here they are
-made from an Airflow connection, and ask it for headers before each request, so that nothing expires in long work.
+cloud storage with credentials for a while. mlflow makes them from profiles and environment variables. Here they never
+see the credentials of the connection: what they ask the workspace goes through its own transport or client, which put
+headers on each request and renew a token that is refused, so that nothing expires in long work.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,15 @@ from airflow_uc_models.exceptions import RegistryError, RegistryUnavailableError
 from airflow_uc_models.hooks import model_files_cloud
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.hooks.workspace import workspace_auth, workspace_client
+from airflow_uc_models.hooks.transport import SyncRun
+from airflow_uc_models.hooks.workspace import workspace_client
+from airflow_uc_models.registry import databricks_files
+from airflow_uc_models.registry.databricks_files import Address, Entry
 from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
+    from mlflow.entities import FileInfo
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 log = logging.getLogger(__name__)
@@ -34,9 +39,10 @@ _CHUNK = 1 << 20
 _FILES, _PARTS, _PART_BYTES, _MAX_PARTS = 3, 6, 6 << 20, 10_000
 
 
-def repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -> ArtifactRepository:
+def repository(hook: ModelRegistryHook, version: ModelVersion, run: SyncRun, *, write: bool) -> ArtifactRepository:
     """Return mlflow's repository for the files of a version.
 
+    :param run: drives calls to the workspace, for as long as the repository is used
     :param write: files will be uploaded
     """
     registry = hook.registry
@@ -45,11 +51,11 @@ def repository(hook: ModelRegistryHook, version: ModelVersion, *, write: bool) -
         return _files_api(hook.endpoint, version)
 
     def credentials() -> dict[str, Any]:
-        return hook.run(registry.temporary_credentials(version.name, version.version, write=write))
+        return run(registry.temporary_credentials(version.name, version.version, write=write))
 
     first = credentials()
     if first.get("storage_mode") == "DEFAULT_STORAGE":
-        return _presigned(hook.endpoint, version)
+        return _presigned(hook, registry, version, run)
     from mlflow.protos.databricks_uc_registry_messages_pb2 import TemporaryCredentials
 
     location = version.storage_location or hook.run(
@@ -123,18 +129,25 @@ def _upload_from(client: WorkspaceClient, path: str, local_path: str, parallelis
     )
 
 
-def _presigned(endpoint: Endpoint, version: ModelVersion) -> ArtifactRepository:
+def _presigned(
+    hook: ModelRegistryHook, registry: MlflowRestRegistry, version: ModelVersion, run: SyncRun
+) -> ArtifactRepository:
     from mlflow.store.artifact.presigned_url_artifact_repo import PresignedUrlArtifactRepository
 
     tried: set[str | None] = set()
-    timeout = 2 * endpoint.transport.timeout
+    timeout = 2 * hook.endpoint.transport.timeout
+    reading, writing = (registry.needs(verb, version.name) for verb in ("get_model_version", "create_model_version"))
 
     class PresignedRepository(PresignedUrlArtifactRepository):
+        def _get_write_credential_infos(self, remote_file_paths: list[str]) -> list[Address]:
+            paths = (f"{self.artifact_uri}/{path}" for path in remote_file_paths)
+            return [run(databricks_files.upload_address(registry, path, writing)) for path in paths]
+
         def _upload_to_cloud(
-            self, cloud_credential_info: Any, src_file_path: str, artifact_file_path: str | None = None
+            self, cloud_credential_info: Address, src_file_path: str, artifact_file_path: str | None = None
         ) -> None:
             if artifact_file_path in tried:  # its address may have expired meanwhile
-                [cloud_credential_info] = self._get_write_credential_infos([artifact_file_path])
+                [cloud_credential_info] = self._get_write_credential_infos([artifact_file_path or ""])
             tried.add(artifact_file_path)
             # mlflow reads the whole file into memory; an empty stream would be sent chunked, which stores refuse.
             empty = Path(src_file_path).stat().st_size == 0
@@ -146,22 +159,33 @@ def _presigned(endpoint: Endpoint, version: ModelVersion) -> ArtifactRepository:
 
         def _download_file(self, remote_file_path: str, local_path: str) -> None:
             # mlflow lists the file's folder first, and reads 100 MB at once, in each of its threads.
-            [info] = self._get_read_credential_infos([remote_file_path])
-            with _request("get", info, timeout) as answer, Path(local_path).open("wb") as sink:
+            path = f"{self.artifact_uri}/{remote_file_path}"
+            address = run(databricks_files.download_address(registry, path, reading))
+            with _request("get", address, timeout) as answer, Path(local_path).open("wb") as sink:
                 sink.writelines(answer.iter_content(_CHUNK))
 
-    return PresignedRepository(_host_creds(endpoint), version.name, version.version)
+        def list_artifacts(self, path: str | None = "") -> list[FileInfo]:
+            base = f"{self.artifact_uri}/"
+            return _as_infos(run(databricks_files.directory(registry, base + (path or ""), reading)), base)
+
+    return PresignedRepository(None, version.name, version.version)
+
+
+def _as_infos(entries: Iterable[Entry], base: str) -> list[FileInfo]:
+    from mlflow.entities import FileInfo
+
+    infos = [FileInfo(e.path.removeprefix(base), e.is_directory, None if e.is_directory else e.size) for e in entries]
+    return sorted(infos, key=lambda info: info.path)
 
 
 @contextmanager
-def _request(method: str, info: Any, timeout: float, data: Any = None) -> Generator[Any, None, None]:
+def _request(method: str, address: Address, timeout: float, data: Any = None) -> Generator[Any, None, None]:
     """Send a file to a presigned address, or get one; once, as whoever calls tries again with a new address."""
     import requests
     from mlflow.utils.request_utils import augmented_raise_for_status, cloud_storage_http_request
 
-    headers = {header.name: header.value for header in info.headers}
     with cloud_storage_http_request(
-        method, info.signed_uri, max_retries=0, data=data, headers=headers, stream=True, timeout=timeout
+        method, address.url, max_retries=0, data=data, headers=dict(address.headers), stream=True, timeout=timeout
     ) as response:
         try:
             augmented_raise_for_status(response)
@@ -170,28 +194,3 @@ def _request(method: str, info: Any, timeout: float, data: Any = None) -> Genera
             error.is_passing = response.status_code in {401, 403}  # type: ignore[attr-defined]
             raise
         yield response
-
-
-def _host_creds(endpoint: Endpoint) -> Any:
-    """Return what mlflow's own calls to the workspace authenticate with."""
-    from mlflow.utils.rest_utils import MlflowHostCreds
-
-    auth = workspace_auth(endpoint)
-
-    class HostCreds(MlflowHostCreds):
-        @property
-        def token(self) -> str | None:
-            kind, _, value = auth.headers()["Authorization"].partition(" ")
-            return value if kind == "Bearer" else None
-
-        @token.setter
-        def token(self, _: str | None) -> None:
-            """Take no fixed one."""
-
-    return HostCreds(
-        endpoint.address,
-        username=endpoint.connection.login,
-        password=endpoint.connection.password,
-        ignore_tls_verification=endpoint.transport.verify is False and endpoint.address.startswith("https"),
-        server_cert_path=endpoint.ca_bundle,
-    )

@@ -15,8 +15,8 @@ from __future__ import annotations
 import email.utils
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -44,6 +44,13 @@ _NEVER_SENDABLE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _LARGE_ANSWER = 100_000
 _KEEP_ALIVE_SECONDS = 60.0  # between two polls; a connection that the server has closed by then is not used
+
+
+class SyncRun(Protocol):
+    """What drives calls inside a session."""
+
+    def __call__(self, call: Call[T]) -> T:
+        """Drive a call to its end and return what it returns."""
 
 
 class AsyncRun(Protocol):
@@ -85,22 +92,30 @@ class Transport:
 
     def run(self, call: Call[T]) -> T:
         """Drive a call to its end and return what it returns."""
+        with self.session() as run:
+            return run(call)
+
+    @contextmanager
+    def session(self) -> Generator[SyncRun, None, None]:
+        """Keep connections open for many calls, one after another or on several threads."""
         with httpx.Client(**self._options()) as client:
+            yield partial(self._drive, client)
 
-            def send(tries: _Tries) -> Response:
-                retrying = tenacity.Retrying(sleep=time.sleep, **self._policy(tries))
-                return retrying(lambda: tries.read(client.request(**tries.arguments)))
+    def _drive(self, client: httpx.Client, call: Call[T]) -> T:
+        def send(tries: _Tries) -> Response:
+            retrying = tenacity.Retrying(sleep=time.sleep, **self._policy(tries))
+            return retrying(lambda: tries.read(client.request(**tries.arguments)))
 
-            step = _Step(call)
-            while step.request is not None:
-                tries = _Tries(step.request)
-                try:
-                    response = send(tries)
-                except (httpx.HTTPError, _PassingAnswerError) as error:
-                    step.throw(self._given_up(error, tries))
-                else:
-                    step.send(response)
-            return step.value
+        step = _Step(call)
+        while step.request is not None:
+            tries = _Tries(step.request)
+            try:
+                response = send(tries)
+            except (httpx.HTTPError, _PassingAnswerError) as error:
+                step.throw(self._given_up(error, tries))
+            else:
+                step.send(response)
+        return step.value
 
     async def arun(self, call: Call[T]) -> T:
         """Drive a call on the event loop, never blocking it."""

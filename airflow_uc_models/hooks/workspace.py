@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.exceptions import ConnectionConfigError, RegistryUnavailableError
 from airflow_uc_models.hooks.auth import USER_AGENT, DatabricksAuth
 from airflow_uc_models.hooks.endpoint import Endpoint
-from airflow_uc_models.hooks.mlflow_session import as_registry_error
+from airflow_uc_models.hooks.mlflow_session import as_registry_error, is_refused
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
 def workspace_client(endpoint: Endpoint) -> WorkspaceClient:
     """Return a client that asks for its headers before each request, so tokens are renewed in long work.
 
-    It takes no credentials from the environment, and leaves none there or on disk.
+    A request whose token is refused all the same is sent once more with another one. The client takes no credentials
+    from the environment, and leaves none there or on disk.
     """
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config, credentials_strategy
 
-    auth = workspace_auth(endpoint)
+    auth, given = workspace_auth(endpoint), threading.local()
+
+    def headers() -> dict[str, str]:
+        found = auth.headers()
+        given.authorization = found["Authorization"]
+        return found
 
     @credentials_strategy("airflow", [])  # type: ignore[untyped-decorator]
     def from_connection(_: Config) -> Callable[[], dict[str, str]]:
-        return auth.headers
+        return headers
 
     transport = endpoint.transport
     config = Config(
@@ -42,7 +49,37 @@ def workspace_client(endpoint: Endpoint) -> WorkspaceClient:
         retry_timeout_seconds=max(1, round(transport.max_retry_seconds)),
         skip_verify=transport.verify is False and endpoint.address.startswith("https"),
     )
-    return WorkspaceClient(config=config)
+    client = WorkspaceClient(config=config)
+    _send_refused_again(client, lambda: auth.renew(given.authorization), endpoint.address)
+    return client
+
+
+def _send_refused_again(client: WorkspaceClient, renew: Callable[[], bool], address: str) -> None:
+    """Let a client send a request whose token was refused once more; it knows no way to be told to.
+
+    :param renew: gets another token; False if there is none
+    """
+    from databricks.sdk.errors.base import DatabricksError
+
+    send = client.api_client.do  # through which all its services go
+
+    def do(*args: Any, **kwargs: Any) -> Any:
+        data: Any = kwargs.get("data")
+        start = data.tell() if hasattr(data, "tell") else None
+        try:
+            return send(*args, **kwargs)
+        except DatabricksError as error:
+            if not (is_refused(error) and renew()):
+                raise
+        except (TypeError, AttributeError, ValueError) as error:  # it takes an error's body for what it is not
+            raise RegistryUnavailableError(
+                f"The workspace at {address} gave an answer that databricks-sdk cannot read: {error}."
+            ) from None
+        if start is not None:
+            data.seek(start)
+        return send(*args, **kwargs)
+
+    client.api_client.do = do  # type: ignore[method-assign]
 
 
 def workspace_auth(endpoint: Endpoint) -> DatabricksAuth:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.compat import AirflowException
 from airflow_uc_models.exceptions import PredictionError, RegistryUnavailableError, UCModelsError
-from airflow_uc_models.hooks.auth import USER_AGENT
+from airflow_uc_models.hooks.auth import USER_AGENT, with_token_login
 from airflow_uc_models.hooks.endpoint import Endpoint
 from airflow_uc_models.hooks.workspace import workspace_auth
 from airflow_uc_models.registry.answers import error_of
@@ -49,6 +49,7 @@ class WorkspaceJobs:
         )
         # The provider's own asks Airflow for the metadata of all providers.
         hook.__dict__["user_agent_header"] = {"user-agent": USER_AGENT}
+        hook.__dict__["databricks_conn"] = with_token_login(hook.databricks_conn)
         return hook
 
     # -- runs

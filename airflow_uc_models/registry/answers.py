@@ -15,7 +15,10 @@ from airflow_uc_models.exceptions import (
 from airflow_uc_models.registry.call import Request, Response
 
 _EXCERPT = 400
-_BAD_TOKEN = re.compile(r"\b(invalid|expired) (\w+ )?token", re.IGNORECASE)
+_BAD_TOKEN = re.compile(
+    r"\b(invalid|expired|revoked) (\w+ )?token|\btoken (is |has |was )?(been )?(invalid|expired|revoked)|expired ?jwt",
+    re.IGNORECASE,
+)
 _NO_REGISTRY = "That is not how a model registry answers: check host, port and path prefix of the connection."
 
 

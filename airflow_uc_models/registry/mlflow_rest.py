@@ -7,9 +7,9 @@ Paths, methods and bodies are those of MLflow's own clients (``mlflow/store/mode
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
@@ -20,6 +20,7 @@ from airflow_uc_models.registry.call import Call, Request
 from airflow_uc_models.registry.privileges import needs
 from airflow_uc_models.registry.rest import RestRegistry
 
+T = TypeVar("T")
 MLFLOW_PREFIX = "/api/2.0/mlflow"
 UNITY_CATALOG_PREFIX = "/api/2.0/mlflow/unity-catalog"
 
@@ -346,6 +347,17 @@ class MlflowRestRegistry(RestRegistry):
         verb = "create_model_version" if write else "get_model_version"
         request = self._on("POST", "model-versions/generate-temporary-credentials", verb, name, action, body)
         return (yield from self._ask(request, lambda body: dict(body["credentials"])))
+
+    def ask(
+        self, method: str, path: str, arguments: Mapping[str, Any], action: str, needs: str, read: Callable[[Any], T]
+    ) -> Call[T]:
+        """Ask the workspace around the registry something that may be asked twice.
+
+        :param read: makes the answer's JSON object into what is returned
+        """
+        in_query = method == "GET"
+        query, body = (arguments, None) if in_query else (None, arguments)
+        return (yield from self._ask(Request(method, path, query, body, action, needs), read))
 
     # -- the parts that verbs are made of
 

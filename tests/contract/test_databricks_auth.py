@@ -64,6 +64,11 @@ def test_a_token_in_extra(whoami, workspace):
     assert whoami(password=None, extra={"token": workspace.token}) == ["admin@example.com"]
 
 
+@pytest.mark.parametrize("login", ["token", "TOKEN", " token"])
+def test_the_login_token_means_a_token_in_the_password(whoami, login):
+    assert whoami(login=login) == ["admin@example.com"]
+
+
 OAUTH = {"login": "robot-id", "password": "robot-secret-1", "extra": {"service_principal_oauth": True}}
 
 

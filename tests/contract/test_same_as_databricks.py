@@ -19,7 +19,7 @@ from support.databricks import connection_json
 from support.models import save_model
 from support.same_requests import CASES, TAGS, Case, World, facts, ids, named, pages, verbs
 
-from airflow_uc_models.emulator import Emulator, Settings
+from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.exceptions import UCModelsError, UnsupportedOperationError
 from airflow_uc_models.hooks import transfer
 from airflow_uc_models.hooks.mlflow_session import mlflow_session
@@ -72,12 +72,6 @@ COMPARED_BELOW = {"create_model_version", "finalize_model_version", "get_run", "
 
 def test_every_verb_is_compared_with_the_unity_catalog_client() -> None:
     assert {case.verb for case in ALL_CASES} | COMPARED_BELOW == verbs()
-
-
-@pytest.fixture(scope="module")
-def presigned_emulator():
-    with Emulator(Settings(storage="presigned")) as running:
-        yield running
 
 
 @pytest.fixture

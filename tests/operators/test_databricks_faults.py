@@ -23,7 +23,6 @@ from support.databricks import connection_json
 from support.databricks_tasks import Scene, make
 from support.models import save_model
 
-from airflow_uc_models.emulator import Emulator, Settings
 from airflow_uc_models.exceptions import RegistryUnavailableError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.base import TaskStopped
@@ -45,12 +44,6 @@ TRANSFERS = ("RegisterModelOperator", "CopyModelVersionOperator", "DownloadModel
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("saved") / "model")
-
-
-@pytest.fixture(scope="module")
-def presigned_emulator():
-    with Emulator(Settings(storage="presigned")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -29,17 +29,9 @@ from airflow_uc_models.policies import PromotionPolicy
 NAME, TARGET = "dev.ml_team.fraud", "prod.ml_team.fraud"
 
 
-@pytest.fixture(scope="module")
-def presigned_emulator():
-    with Emulator(Settings(storage="presigned")) as running:
-        yield running
-
-
-@pytest.fixture(params=["files", "presigned"])
-def workspace(request, emulator):
-    found = emulator if request.param == "files" else request.getfixturevalue("presigned_emulator")
-    found.reset()
-    return found
+@pytest.fixture
+def workspace(each_workspace):
+    return each_workspace
 
 
 @pytest.fixture
@@ -409,7 +401,7 @@ def test_credentials_of_a_cloud_make_mlflows_own_repository(monkeypatch):
             seen.update(given, again=given["base_credential_refresh_def"]())
 
         monkeypatch.setattr("mlflow.utils._unity_catalog_utils.get_artifact_repo_from_storage_info", repository)
-        model_files_databricks.repository(hook, made, write=True)
+        model_files_databricks.repository(hook, made, hook.run, write=True)
     assert isinstance(made, ModelVersion)
     assert seen["storage_location"].startswith("s3://")
     for credentials in (seen["scoped_token"], seen["again"]):
