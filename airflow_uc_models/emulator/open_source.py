@@ -25,7 +25,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from airflow_uc_models.emulator.open_source_access import Access, Guard
-from airflow_uc_models.emulator.open_source_store import PAGE, Numbering, Row, ServerError, Store, invalid
+from airflow_uc_models.emulator.open_source_races import Numbering, Row, Twins
+from airflow_uc_models.emulator.open_source_store import PAGE, ServerError, Store, invalid
 
 API = "/api/2.1/unity-catalog"
 CONTROL = "/api/1.0/unity-control"
@@ -38,6 +39,8 @@ def create_app(
     authorization: bool = False,
     admin_token: str | None = None,
     concurrent_creates: int = 1,
+    twins: Twins | None = None,
+    page_size: int = PAGE,
 ) -> FastAPI:
     """Return the server; ``app.state.store`` and ``app.state.access`` hold its state.
 
@@ -47,9 +50,11 @@ def create_app(
     :param admin_token: the administrator's; ``app.state.access.add_user(name)`` returns that of another user
     :param concurrent_creates: so many creates that come at once get the same version number, or make models of the
         same name, as on the real server; 1 for none
+    :param twins: which of those comes first in lists, and which one is reached by the number or name
+    :param page_size: how many items a page of a list has at most
     """
     app = FastAPI(title="Open-source Unity Catalog server", openapi_url=None, redirect_slashes=False)
-    app.state.store = Store(root, Numbering(concurrent_creates))
+    app.state.store = Store(root, Numbering(concurrent_creates), twins=twins, page_size=page_size)
     app.state.access = Access(admin_token)
     app.state.authorization = authorization
     app.add_exception_handler(ServerError, _answer_error)
@@ -119,13 +124,14 @@ def _force(force: str | None = None) -> bool:
     raise invalid(f"Can't convert '{force}' to type 'Boolean'.")
 
 
-def _limit(max_results: str | None = None) -> int:
-    """Read the page size: 100 by default and at most."""
+def _limit(request: Request, max_results: str | None = None) -> int:
+    """Read the page size: by default and at most that of the server."""
+    most = _store(request).page_size
     if max_results is None:
-        return PAGE
+        return most
     if not re.fullmatch(r"\d{1,9}", max_results):
         raise invalid(f"maxResults must be greater than or equal to 0: {max_results}")
-    return min(int(max_results) or PAGE, PAGE)
+    return min(int(max_results) or most, most)
 
 
 def _number(version: str) -> int:

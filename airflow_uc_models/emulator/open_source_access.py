@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from airflow_uc_models.emulator.open_source_store import Row, ServerError, Store, invalid
+from airflow_uc_models.emulator.open_source_races import Row
+from airflow_uc_models.emulator.open_source_store import ServerError, Store, invalid
 
 ADMIN = "admin"
 OWNER = "OWNER"

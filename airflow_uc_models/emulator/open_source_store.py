@@ -12,15 +12,17 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from airflow_uc_models.emulator.open_source_races import Numbering, Row, Twins
 
 PENDING, READY = "PENDING_REGISTRATION", "READY"
 PAGE = 100
 _NAME = re.compile(r"[a-zA-Z0-9_@-]+")
 _MAX_NAME = _MAX_SOURCE = 255
+_TURNS = count()
 
 
 class ServerError(Exception):
@@ -38,34 +40,27 @@ def invalid(message: str) -> ServerError:
     return ServerError(400, "INVALID_ARGUMENT", message)
 
 
-class Numbering:
-    """Whether simultaneous creates see each other: on the real server they do not.
-
-    :param width: so many creates at once read the state before any of them writes; 1 for one after the other
-    """
-
-    def __init__(self, width: int = 1) -> None:
-        self._barrier = threading.Barrier(width) if width > 1 else None
-
-    def meet(self) -> None:
-        """Wait for the others; alone after a while, go on."""
-        if self._barrier is not None:
-            try:
-                self._barrier.wait(0.3)
-            except threading.BrokenBarrierError:
-                self._barrier.reset()
-
-
 class Store:
     """Catalogs, schemas, models and versions, in memory; files under ``root``.
 
     :param root: what the property ``storage-root.models`` names; None where it is not set
     :param numbering: how simultaneous creates go
+    :param twins: which row comes first of those that share a name or a number
+    :param page_size: how many rows a page has at most
     """
 
-    def __init__(self, root: Path | str | None, numbering: Numbering | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str | None,
+        numbering: Numbering | None = None,
+        *,
+        twins: Twins | None = None,
+        page_size: int = PAGE,
+    ) -> None:
         self.root = str(root) if root is not None else None
         self.numbering = numbering or Numbering()
+        self.twins = twins or Twins()
+        self.page_size = page_size
         self.catalogs: list[Row] = []
         self.schemas: list[Row] = []
         self.models: list[Row] = []
@@ -219,12 +214,12 @@ class Store:
 
     def list_models(self, schema: Row | None, limit: int, token: str | None) -> tuple[list[Row], str | None]:
         """Return a page: of a schema by name, of all by id."""
-        key = "name" if schema else "id"
+        key, rank = "name" if schema else "id", Twins.rank(self.twins.listed)
         with self._lock:
             rows = [m for m in self.models if schema is None or _is_in(m, schema)]
         if schema is None and token is not None:
             token = _uuid(token)
-        after = sorted((m for m in rows if token is None or m[key] > token), key=lambda m: m[key])[:limit]
+        after = sorted((m for m in rows if token is None or m[key] > token), key=lambda m: (m[key], rank(m)))[:limit]
         return after, after[-1][key] if len(after) == limit else None
 
     # -- versions
@@ -257,16 +252,15 @@ class Store:
                 **made,
                 "_model": model["id"],
             }
-            model["_last"] = max(number, model["_last"])
+            model["_last"] = number  # where a slow one lowers it, the next one is given out again, too
             self.versions.append(row)
             return row
 
     def version(self, full_name: str, number: int) -> Row:
         """Return a version; one of them, where a number is not unique."""
         model = self.model(full_name)
-        for row in self._versions(model):
-            if row["version"] == number:
-                return row
+        if found := [v for v in self._versions(model) if v["version"] == number]:
+            return min(found, key=Twins.rank(self.twins.reached))
         raise ServerError(404, "NOT_FOUND", f"Model version not found: {full_name}/{number}")
 
     def finalize(self, full_name: str, number: int, by: str | None) -> Row:
@@ -295,7 +289,9 @@ class Store:
     def list_versions(self, model: Row, limit: int, token: str | None) -> tuple[list[Row], str | None]:
         """Return a page, ascending."""
         after = -1 if token is None else _number(token, "page_token")
-        rows = sorted((v for v in self._versions(model) if v["version"] > after), key=lambda v: v["version"])[:limit]
+        rank = Twins.rank(self.twins.listed)
+        rows = [v for v in self._versions(model) if v["version"] > after]
+        rows = sorted(rows, key=lambda v: (v["version"], rank(v)))[:limit]
         return rows, str(rows[-1]["version"]) if len(rows) == limit else None
 
     # -- helpers
@@ -309,7 +305,8 @@ class Store:
 
     def _find(self, catalog_name: Any, schema_name: Any, name: str) -> Row | None:
         wanted = (catalog_name, schema_name, name)
-        return next((m for m in self.models if (m["catalog_name"], m["schema_name"], m["name"]) == wanted), None)
+        found = [m for m in self.models if (m["catalog_name"], m["schema_name"], m["name"]) == wanted]
+        return min(found, key=Twins.rank(self.twins.reached), default=None)
 
     def _versions(self, model: Row) -> list[Row]:
         return [v for v in self.versions if v["_model"] == model["id"]]
@@ -353,11 +350,12 @@ def _three(full_name: Any) -> list[str]:
 def _made(by: str | None, *, owner: bool = False) -> Row:
     now = int(time.time() * 1000)
     made = {"created_at": now, "created_by": by, "updated_at": now, "updated_by": by, "id": str(uuid.uuid4())}
-    return made | ({"owner": by} if owner else {})
+    turn = next(_TURNS)
+    return made | ({"owner": by} if owner else {}) | {"_made": turn, "_changed": turn}
 
 
 def _touched(row: Row, by: str | None) -> Row:
-    row |= {"updated_at": int(time.time() * 1000), "updated_by": by}
+    row |= {"updated_at": int(time.time() * 1000), "updated_by": by, "_changed": next(_TURNS)}
     return row
 
 

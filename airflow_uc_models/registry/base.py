@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
-from airflow_uc_models.exceptions import InvalidArgumentError, UnsupportedOperationError
+from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError, UnsupportedOperationError
 from airflow_uc_models.names import ModelName
 from airflow_uc_models.registry.call import Call
 
@@ -62,7 +62,7 @@ class Capabilities:
     :param signature_required: every version must have a signature
     :param uploads: a version is a copy of the files, pushed by the client; else it points to where they are
     :param moves_between_schemas: a rename may change catalog and schema
-    :param unique_versions: no two versions of a model ever get the same number
+    :param unique_versions: no two versions of a model ever get the same number, nor two models the same name
     """
 
     label: str
@@ -119,6 +119,13 @@ class Registry(ABC):
         schema: str | None = None,
     ) -> Call[list[RegisteredModel]]:
         """Return all matching models, reading pages to the end; ``schema`` is a ``catalog.schema`` to look in."""
+
+    def registered_models_named(self, name: str) -> Call[list[RegisteredModel]]:
+        """Return the models that have this name: one or none, except where the registry lets two have it."""
+        try:
+            return [(yield from self.get_registered_model(name))]
+        except NotFoundError:
+            return []
 
     @abstractmethod
     def set_registered_model_tag(self, name: str, key: str, value: str) -> Call[None]:
@@ -182,7 +189,18 @@ class Registry(ABC):
         order_by: list[str] | None = None,
         max_results: int | None = None,
     ) -> Call[list[ModelVersion]]:
-        """Return all matching versions, reading pages to the end, in no promised order."""
+        """Return all matching versions, one for each number, reading pages to the end, in no promised order."""
+
+    def list_model_versions(self, name: str) -> Call[list[ModelVersion]]:
+        """Return every version of a model, also those that share a number."""
+        return (yield from self.search_model_versions(filter_string=f"name={quoted(name)}"))
+
+    def model_versions_numbered(self, name: str, version: int) -> Call[list[ModelVersion]]:
+        """Return the versions that have this number: one or none, except where the registry gives numbers twice."""
+        try:
+            return [(yield from self.get_model_version(name, version))]
+        except NotFoundError:
+            return []
 
     @abstractmethod
     def set_model_version_tag(self, name: str, version: int, key: str, value: str) -> Call[None]:
@@ -247,6 +265,11 @@ class Registry(ABC):
     def unsupported(self, what: str, instead: str = "") -> UnsupportedOperationError:
         """Build the error for something that this registry does not have."""
         return UnsupportedOperationError(f"{self.capabilities.label} does not support {what}. {instead}".strip())
+
+
+def quoted(name: str) -> str:
+    """Quote a name for a search filter, whose grammar knows both quotes and no escape."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
 
 
 def str_tags(tags: Mapping[str, Any] | None) -> dict[str, str]:

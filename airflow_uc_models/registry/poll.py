@@ -22,9 +22,9 @@ from dataclasses import dataclass, field, replace
 from airflow_uc_models.entities import PENDING_REGISTRATION, ModelVersion, RegisteredModel
 from airflow_uc_models.events import ModelState, VersionState
 from airflow_uc_models.exceptions import NotFoundError, UnsupportedOperationError
-from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.base import Registry, quoted
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import quoted, versions_of
+from airflow_uc_models.registry.registration import versions_of
 from airflow_uc_models.registry.sweep import Sweep
 from airflow_uc_models.watches import Part, Watch
 
@@ -350,10 +350,8 @@ class Poll:
         return (yield from self.registry.search_model_versions(filter_string=where))
 
     def _get(self, name: str, number: int) -> Call[ModelVersion | None]:
-        try:
-            return (yield from self.registry.get_model_version(name, number))
-        except NotFoundError:
-            return None
+        found = yield from self.registry.model_versions_numbered(name, number)
+        return max(found, key=lambda version: version.is_ready, default=None)
 
 
 def _state_of(model: RegisteredModel, parts: Part) -> ModelState:

@@ -22,7 +22,7 @@ from airflow_uc_models.exceptions import (
 )
 from airflow_uc_models.names import ModelRef
 from airflow_uc_models.registry import comments, shared_numbers
-from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.base import Registry, quoted
 from airflow_uc_models.registry.call import Call
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def find_by_task_key(registry: Registry, name: str, key: str, *, since: int = 0)
         return sorted(found, key=lambda v: v.version)
     matching = []
     try:
-        listed = yield from versions_of(registry, name)
+        listed = yield from registry.list_model_versions(name)
     except NotFoundError:
         return []
     for item in listed:
@@ -107,7 +107,7 @@ def find_by_task_key(registry: Registry, name: str, key: str, *, since: int = 0)
                 continue
         if key_of(registry, version) == key:
             matching.append(version)
-    return matching[::-1]
+    return sorted(matching, key=lambda version: version.version)
 
 
 def create_model_once(
@@ -222,14 +222,15 @@ def finalize_version(registry: Registry, version: ModelVersion) -> Call[ModelVer
 
     Raises: ConflictError where somebody else's version has the same number.
     """
-    if not (yield from shared_numbers.claim(registry, version)):
-        raise ConflictError(f"{version.uri} is not finished: its number was given to another version, too. {_ONE}")
     try:
-        return (yield from registry.finalize_model_version(version.name, version.version))
+        return (yield from shared_numbers.finalize(registry, version))
     except (InvalidRequestError, ConflictError) as error:
+        if error.status is None:
+            raise
         # An earlier request, whose answer got lost, may have done it; or the answer was a success without a body.
         found = yield from registry.get_model_version(version.name, version.version)
-        if not found.is_ready and not 200 <= (error.status or 0) < 300:
+        shared_numbers.expect_own(registry, version, found)
+        if not found.is_ready and not 200 <= error.status < 300:
             raise
         return found
 
@@ -240,7 +241,8 @@ def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[M
     What is left pending belongs to a try whose worker died: Airflow starts no second one while the first lives.
     """
     found = yield from find_by_task_key(registry, name, key, since=since)
-    first = min((v for v in found if v.is_ready), key=lambda v: v.version, default=None)
+    finished = yield from shared_numbers.finished(registry, found)
+    first = min(finished, key=lambda v: v.version, default=None)
     for version in found:
         if version is not first:
             log.warning("Deleting %s (%s), left by another try of this task", version.uri, version.status)
@@ -253,11 +255,6 @@ def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[M
     if first is None or not registry.capabilities.tag_search:
         return first
     return (yield from registry.get_model_version(name, first.version))  # search results lack aliases
-
-
-def quoted(name: str) -> str:
-    """Quote a name for a search filter, whose grammar knows both quotes and no escape."""
-    return f'"{name}"' if "'" in name else f"'{name}'"
 
 
 def resolve(registry: Registry, reference: ModelRef) -> Call[ModelVersion]:

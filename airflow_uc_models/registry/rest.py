@@ -77,20 +77,42 @@ class RestRegistry(Registry):
         read: Callable[[dict[str, Any]], list[T]],
         max_results: int | None,
         page_size: int,
+        key: Callable[[T], str] | None = None,
     ) -> Generator[Request, Response, list[T]]:
-        """Follow next_page_token to its absence; a page may be empty and still have one."""
+        """Follow next_page_token to its absence; a page may be empty and still have one.
+
+        :param key: what a list is sorted by, where the token is the last key of a page and several items can have
+            one key: the next page then begins with the last key once more, of which this page may have left some out
+        """
         found: list[T] = []
         seen: set[str] = set()
         query = {**(request.params or {}), "max_results": min(max_results or page_size, page_size)}
         while True:
-            page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
-            items, token = yield from self._ask(page, lambda body: (read(body), body.get("next_page_token")))
+            items, token = yield from self._page(request, query, read)
             found += items
             if not token or (max_results is not None and len(found) >= max_results):
                 return found if max_results is None else found[:max_results]
+            token, again = next_page(items, token, key)
             if token in seen:
                 raise InvalidRequestError(
                     f"Could not {request.action}: the {self.capabilities.label} gives the same page again and again."
                 )
             seen.add(token)
+            del found[len(found) - again :]
             query = {**query, "page_token": token}
+
+    def _page(
+        self, request: Request, query: Mapping[str, Any], read: Callable[[dict[str, Any]], list[T]]
+    ) -> Generator[Request, Response, tuple[list[T], str | None]]:
+        """Return the items of one page, and the token of the next."""
+        page = Request(request.method, request.path, params=query, action=request.action, needs=request.needs)
+        return (yield from self._ask(page, lambda body: (read(body), body.get("next_page_token"))))
+
+
+def next_page(items: list[T], token: str, key: Callable[[T], str] | None) -> tuple[str, int]:
+    """Return the token to go on with, and how many of these items the next page has again."""
+    keys = [key(item) for item in items] if key else []
+    if not keys or keys[0] == keys[-1]:
+        return token, 0
+    last = keys.index(keys[-1])
+    return keys[last - 1], len(keys) - last

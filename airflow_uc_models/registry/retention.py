@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
-from airflow_uc_models.entities import FAILED_REGISTRATION, PENDING_REGISTRATION, READY, ModelVersion
-from airflow_uc_models.exceptions import ConflictError, InvalidArgumentError, InvalidRequestError, NotFoundError
+from airflow_uc_models.entities import FAILED_REGISTRATION, PENDING_REGISTRATION, READY, ModelVersion, RegisteredModel
+from airflow_uc_models.exceptions import (
+    ConflictError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    NotFoundError,
+    RegistryError,
+)
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import versions_of
@@ -42,7 +49,37 @@ def search_versions(
 
 
 def delete_model(registry: Registry, name: str) -> Call[None]:
-    """Delete a registered model; where the registry refuses because of its versions, they are deleted first."""
+    """Delete a registered model, and where two have the name both; RegistryError if one of that name is left."""
+
+    def find() -> Call[list[RegisteredModel]]:
+        return registry.registered_models_named(name)
+
+    def delete() -> Call[None]:
+        return _delete_model(registry, name)
+
+    yield from _delete_every(registry, find, delete, f"registered model {name}")
+
+
+def _delete_every(
+    registry: Registry, find: Callable[[], Call[list[Any]]], delete: Callable[[], Call[None]], what: str
+) -> Call[None]:
+    """Delete all that share a name or number; once where the registry gives none twice."""
+    if registry.capabilities.unique_versions:
+        return (yield from delete())
+    there = yield from find()
+    yield from delete()
+    for _ in there[1:]:
+        with suppress(NotFoundError):
+            yield from delete()
+    if (yield from find()):
+        raise RegistryError(
+            f"The {registry.capabilities.label} deleted {what}, and there is one all the same: it was made again "
+            "meanwhile. Delete it again if it has to go, too."
+        )
+
+
+def _delete_model(registry: Registry, name: str) -> Call[None]:
+    """Delete a model; where the registry refuses because of its versions, they are deleted first."""
     try:
         yield from registry.delete_registered_model(name)
     except (InvalidRequestError, ConflictError):
@@ -70,7 +107,7 @@ def delete_one(
         # MLflow servers before 3.5 leave them behind, pointing to nothing.
         yield from registry.delete_registered_model_alias(name, alias)
     try:
-        yield from registry.delete_model_version(name, version)
+        yield from _delete_version(registry, name, version)
     except NotFoundError:
         if not missing_ok:
             raise
@@ -94,8 +131,20 @@ def delete_older(registry: Registry, name: str, keep_last: int) -> Call[list[int
         if version.version in model.aliases.values():
             continue
         try:
-            yield from registry.delete_model_version(name, version.version)
+            yield from _delete_version(registry, name, version.version)
         except NotFoundError:
             continue
         deleted.append(version.version)
     return deleted
+
+
+def _delete_version(registry: Registry, name: str, version: int) -> Call[None]:
+    """Delete the version of a number, and where two have the number both."""
+
+    def find() -> Call[list[ModelVersion]]:
+        return registry.model_versions_numbered(name, version)
+
+    def delete() -> Call[None]:
+        return registry.delete_model_version(name, version)
+
+    yield from _delete_every(registry, find, delete, f"version {version} of {name}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.names import is_model_name
-from airflow_uc_models.registry.base import Registry
+from airflow_uc_models.registry.base import Registry, quoted
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import quoted
 
 _PAGE = 50
 _OVERLAP_MS = 60_000  # clocks and slow transactions may put a version behind others that were seen before it

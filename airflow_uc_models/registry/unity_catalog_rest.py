@@ -11,19 +11,25 @@ comment carries (``registration.keyed``). It answers deletions, and paths that i
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 from airflow_uc_models.entities import READY, LoggedModel, ModelVersion, RegisteredModel, Run
-from airflow_uc_models.exceptions import InvalidArgumentError, InvalidNameError, UnsupportedOperationError
+from airflow_uc_models.exceptions import (
+    InvalidArgumentError,
+    InvalidNameError,
+    NotFoundError,
+    UnsupportedOperationError,
+)
 from airflow_uc_models.names import ModelName, parse_schema, parse_version
 from airflow_uc_models.registry import wire
 from airflow_uc_models.registry.answers import expect_object
 from airflow_uc_models.registry.base import Capabilities, TagRules
 from airflow_uc_models.registry.call import Call, Request, Response
 from airflow_uc_models.registry.privileges import open_source_needs
-from airflow_uc_models.registry.rest import RestRegistry
+from airflow_uc_models.registry.rest import RestRegistry, next_page
 
 PREFIX = "/api/2.1/unity-catalog"
 OPEN_SOURCE_UC = Capabilities(
@@ -116,8 +122,31 @@ class UnityCatalogRestRegistry(RestRegistry):
         if schema is not None:
             catalog_name, schema_name = parse_schema(schema)
             query = {"catalog_name": catalog_name, "schema_name": schema_name}
+        # The pages of a schema are cut by name, those of the whole server by id.
         request = self._on("GET", "models", "search_registered_models", "", "search registered models", query)
-        return (yield from self._pages(request, wire.catalog_models, max_results, _MODEL_PAGE))
+        key = _model_key if query else None
+        found = yield from self._pages(request, wire.catalog_models, max_results, _MODEL_PAGE, key)
+        models = {model.name: model for model in found}
+        if len(models) < len(found):
+            times = Counter(model.name for model in found)
+            for name in (name for name in models if times[name] > 1):
+                models[name] = yield from self.get_registered_model(name)  # whatever is done to the name is done to it
+        return list(models.values())
+
+    def registered_models_named(self, name: str) -> Call[list[RegisteredModel]]:
+        parsed = ModelName.parse(self.normalize(name))
+        query: dict[str, Any] = {"catalog_name": parsed.catalog, "schema_name": parsed.schema}
+        if len(parsed.model) > 1:
+            query["page_token"] = parsed.model[:-1]  # sorts before the name, and after most of the others
+        request = self._on("GET", "models", "search_registered_models", "", "search registered models", query)
+        query["max_results"] = _MODEL_PAGE
+        found: list[RegisteredModel] = []
+        while True:
+            items, token = yield from self._page(request, query, wire.catalog_models)
+            found = [model for model in items if model.name == str(parsed)] or found
+            if not token or (found and items[-1:] != found[-1:]):
+                return found
+            query["page_token"], _ = next_page(items, token, _model_key)
 
     # -- model versions
 
@@ -184,11 +213,25 @@ class UnityCatalogRestRegistry(RestRegistry):
         found = _BY_NAME.fullmatch(filter_string)
         if order_by or not found:
             raise self.unsupported("order_by and filters but name='catalog.schema.model' for model versions")
-        name = self.normalize(found["name"])
-        action = f"search model versions with {filter_string}"
-        query = {"full_name": name}
-        request = self._on("GET", f"{_model(name)}/versions", "search_model_versions", name, action, query)
-        return (yield from self._pages(request, _model_versions, max_results, _VERSION_PAGE))
+        listed = yield from self.list_model_versions(found["name"], max_results=max_results)
+        # Of versions that share a number one at most is complete.
+        versions = {version.version: version for version in sorted(listed, key=lambda v: v.is_ready)}
+        return sorted(versions.values(), key=lambda version: version.version)
+
+    def list_model_versions(self, name: str, *, max_results: int | None = None) -> Call[list[ModelVersion]]:
+        request = self._on_versions(name)
+        return (yield from self._pages(request, _model_versions, max_results, _VERSION_PAGE, _version_key))
+
+    def model_versions_numbered(self, name: str, version: int) -> Call[list[ModelVersion]]:
+        number = parse_version(version)
+        # A token is the last number of a page: whatever has the next one stands at the beginning of the page after it.
+        request = self._on_versions(name)
+        query = {**(request.params or {}), "max_results": _MODEL_PAGE, "page_token": str(number - 1)}
+        try:
+            found, _ = yield from self._page(request, query, _model_versions)
+        except NotFoundError:
+            return []
+        return [item for item in found if item.version == number]
 
     def temporary_credentials(self, name: str, version: int, *, write: bool) -> Call[dict[str, Any]]:
         """Return credentials for the cloud storage of a version; file storage has none."""
@@ -266,6 +309,11 @@ class UnityCatalogRestRegistry(RestRegistry):
             "schema_name": parsed.schema,
         }
 
+    def _on_versions(self, name: str) -> Request:
+        name = self.normalize(name)
+        verb = "search_model_versions"
+        return self._on("GET", f"{_model(name)}/versions", verb, name, f"list versions of {name}", {"full_name": name})
+
     def _version(self, name: str, version: int) -> tuple[str, str, dict[str, Any]]:
         name, number = self.normalize(name), parse_version(version)
         return name, f"{_model(name)}/versions/{number}", {"full_name": name, "version": number}
@@ -280,6 +328,14 @@ class UnityCatalogRestRegistry(RestRegistry):
 
 def _model(name: str) -> str:
     return f"models/{quote(name, safe='@')}"
+
+
+def _model_key(model: RegisteredModel) -> str:
+    return ModelName.parse(model.name).model
+
+
+def _version_key(version: ModelVersion) -> str:
+    return str(version.version)
 
 
 def _model_versions(body: Mapping[str, Any]) -> list[ModelVersion]:
