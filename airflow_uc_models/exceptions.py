@@ -24,17 +24,35 @@
             `-- UnknownEffectError    the same, for a write that may or may not have happened
 
 ``permanent`` says that a retry of the task cannot help; operators then fail without using up their retries.
+
+Errors about what a registry has or answered name the Airflow connection: whoever talks to the registry puts it on the
+error with ``used``, in one place for workers and triggers.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class UCModelsError(Exception):
     """Base of all errors that this package raises on purpose."""
 
     permanent: ClassVar[bool] = True
+    names_connection: ClassVar[bool] = False
+    connection: str = ""
+
+    def used(self, connection: str) -> Self:
+        """Name the connection that led here, such as ``connection 'mlflow_dev'``, unless the error names one."""
+        if self.names_connection and not self.connection:
+            self.connection = connection
+        return self
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self.connection or self.connection in text:
+            return text
+        label, _, conn_id = self.connection.rpartition(" ")
+        return f"{text}{'' if text.endswith(('.', '!', '?')) else '.'} {label.capitalize()}: {conn_id}."
 
 
 class InvalidNameError(UCModelsError, ValueError):
@@ -52,9 +70,13 @@ class ConnectionConfigError(UCModelsError):
 class UnsupportedOperationError(UCModelsError):
     """The registry has no such operation."""
 
+    names_connection = True
+
 
 class ModelContentError(UCModelsError):
     """The model's files are not what was asked for: no MLmodel, no signature, other columns."""
+
+    names_connection = True
 
 
 class ModelEnvironmentError(UCModelsError):
@@ -76,9 +98,13 @@ class PredictionError(UCModelsError):
 class AliasConflictError(UCModelsError):
     """The alias points, or came to point, to another version than this operation relied on."""
 
+    names_connection = True
+
 
 class ModelVersionFailedError(UCModelsError):
     """The model version ended in FAILED_REGISTRATION."""
+
+    names_connection = True
 
 
 class RegistryError(UCModelsError):
@@ -88,6 +114,8 @@ class RegistryError(UCModelsError):
     :param status: the HTTP status, or None where no answer came
     :param error_code: the registry's own code, such as ``RESOURCE_DOES_NOT_EXIST``
     """
+
+    names_connection = True
 
     def __init__(self, message: str, *, status: int | None = None, error_code: str | None = None) -> None:
         super().__init__(message)

@@ -36,7 +36,7 @@ class Met:
             raise TypeError(f"{self.entity.uri} is no model version")
         return self.entity
 
-    def to_event(self) -> dict[str, Any]:
+    def to_event(self, connection: str = "") -> dict[str, Any]:  # noqa: ARG002 - one signature for all outcomes
         """Return the outcome as plain JSON, the payload of a trigger's event."""
         key = "version" if isinstance(self.entity, ModelVersion) else "model"
         return {"outcome": "met", key: self.entity.to_xcom()}
@@ -53,8 +53,12 @@ class Failed:
     error: UCModelsError
     version: ModelVersion | None = None
 
-    def to_event(self) -> dict[str, Any]:
-        """Return the outcome as plain JSON, the payload of a trigger's event."""
+    def to_event(self, connection: str = "") -> dict[str, Any]:
+        """Return the outcome as plain JSON, the payload of a trigger's event.
+
+        :param connection: how the message names the connection that was used
+        """
+        self.error.used(connection)
         version = self.version.to_xcom() if self.version else None
         return {"outcome": "failed", "message": str(self.error), "version": version}
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from airflow_uc_models.engines.job import InferenceJob
 from airflow_uc_models.exceptions import ConnectionConfigError, InvalidArgumentError, PredictionError, UCModelsError
-from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook, expect_connection
 from airflow_uc_models.hooks.workspace import workspace_client
 
 _ADVICE = "Install the extra that has it: pip install 'airflow-uc-models[spark]'."
@@ -154,7 +154,7 @@ def _maker(options: Mapping[str, Any], hook: ModelRegistryHook) -> Callable[[dic
     if remote := options.get("remote"):
         return lambda conf: _remote(str(remote), conf)
     if conn_id := options.get("remote_conn_id"):
-        return lambda conf: _remote(_address(hook.get_connection(str(conn_id))), conf)
+        return lambda conf: _remote(_address(_connection(hook, str(conn_id))), conf)
     if options.get("databricks_connect"):
         return lambda conf: _databricks(hook, conf)
     return None
@@ -205,6 +205,11 @@ def _remote(address: str, conf: dict[str, str]) -> Any:
     return builder.getOrCreate() if _LOCAL.fullmatch(address) else builder.create()
 
 
+def _connection(hook: ModelRegistryHook, conn_id: str) -> Any:
+    with expect_connection(conn_id):
+        return hook.get_connection(conn_id)
+
+
 def _address(connection: Any) -> str:
     """Return the address of Spark Connect, with the credentials of an Airflow connection."""
     if not connection.host:
@@ -228,7 +233,7 @@ def _databricks(hook: ModelRegistryHook, conf: dict[str, str]) -> Any:
             "pyspark: install it in an environment of its own, or use engine='databricks'."
         ) from error
     builder = sessions.builder.sdkConfig(workspace_client(hook.endpoint).config)
-    cluster = hook.get_connection(hook.registry_conn_id).extra_dejson.get("cluster_id")
+    cluster = hook.endpoint.connection.extra_dejson.get("cluster_id")
     builder = builder.clusterId(cluster) if cluster else builder.serverless(True)
     session = builder.getOrCreate()
     for key, value in conf.items():

@@ -44,5 +44,5 @@ def read_table(hook: Any, table: str, limit: int) -> pa.Table:
         raise RegistryUnavailableError(
             f"Could not read {table} on a SQL warehouse: {error}. It needs SELECT on the table, USE SCHEMA on "
             "its schema, USE CATALOG on its catalog, and CAN USE on the warehouse."
-        ) from error
+        ).used(f"connection {hook.databricks_conn_id!r}") from error
     return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})

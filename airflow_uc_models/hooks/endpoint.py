@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,11 @@ class Endpoint:
         """The server's address, without credentials."""
         return self.transport.base_url
 
+    @property
+    def connection_label(self) -> str:
+        """How messages name the connection, such as ``connection 'mlflow_dev'``."""
+        return self.transport.connection
+
     def is_same_server(self, other: Endpoint) -> bool:
         """Whether the two reach one and the same registry."""
         return (self.address, self.registry.capabilities) == (other.address, other.registry.capabilities)
@@ -88,8 +93,11 @@ class Endpoint:
         return self.page(self.web_url, name, version)
 
 
-def endpoint_of(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
-    """Return the endpoint of a connection; ConnectionConfigError if it is of another type or incomplete."""
+def endpoint_of(connection: Connection, extra: Mapping[str, Any], role: str = "") -> Endpoint:
+    """Return the endpoint of a connection; ConnectionConfigError if it is of another type or incomplete.
+
+    :param role: what it is for where a task uses two, such as ``source``; messages say so
+    """
     try:
         build = _BUILDERS[connection.conn_type or ""]
     except KeyError:
@@ -97,7 +105,9 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any]) -> Endpoint:
             f"Connection {connection.conn_id!r} is of type {connection.conn_type!r}; a model registry needs one of: "
             f"{', '.join(sorted(_BUILDERS))}."
         ) from None
-    return build(connection, extra)
+    endpoint = build(connection, extra)
+    label = f"{role} connection {connection.conn_id!r}".lstrip()
+    return replace(endpoint, transport=replace(endpoint.transport, connection=label))
 
 
 def _endpoint(

@@ -168,12 +168,16 @@ def mlflow_errors(action: str, endpoint: Endpoint) -> Generator[None, None, None
 
 
 def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, needs: str = "") -> UCModelsError:
-    """Return the error of this package for what mlflow, requests or databricks-sdk raised.
+    """Return the error of this package for what mlflow, requests or databricks-sdk raised; it names the connection.
 
     :param needs: the privileges that the action asks for
     """
     if isinstance(error, UCModelsError):
-        return error
+        return error.used(endpoint.connection_label)
+    return _as_error(error, action, endpoint, needs).used(endpoint.connection_label)
+
+
+def _as_error(error: BaseException, action: str, endpoint: Endpoint, needs: str) -> UCModelsError:
     status, code = _status_and_code(error)
     # Presigned addresses are credentials.
     text = re.sub(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*", "?...", str(getattr(error, "message", None) or error))
@@ -185,6 +189,8 @@ def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, nee
         error_class = UnauthenticatedError
     if needs and issubclass(error_class, PermissionDeniedError):
         message += f" It needs {needs}."
+    if issubclass(error_class, UnauthenticatedError):
+        message += f" Check the login, password or token of {endpoint.connection_label}."
     return error_class(message, status=status, error_code=code)
 
 

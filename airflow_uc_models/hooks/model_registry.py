@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from airflow.sdk import BaseHook
 
-from airflow_uc_models.compat import get_connection_async
-from airflow_uc_models.exceptions import UCModelsError
+from airflow_uc_models.compat import AirflowNotFoundException, get_connection_async
+from airflow_uc_models.exceptions import ConnectionConfigError, UCModelsError
 from airflow_uc_models.hooks.endpoint import Endpoint, endpoint_of
-from airflow_uc_models.hooks.transport import AsyncRun
+from airflow_uc_models.hooks.transport import AsyncRun, Transport
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
 T = TypeVar("T")
+
+
+@contextmanager
+def expect_connection(conn_id: str, role: str = "") -> Generator[None, None, None]:
+    """Turn Airflow's error for a connection that it does not have into ConnectionConfigError."""
+    try:
+        yield
+    except AirflowNotFoundException:
+        what = f"{role} connection {conn_id!r}".lstrip()
+        raise ConnectionConfigError(
+            f"There is no {what}. Create it under Admin > Connections, with `airflow connections add`, or as the "
+            f"variable AIRFLOW_CONN_{conn_id.upper()}; or name another one in the task."
+        ) from None
 
 
 class ModelRegistryHook(BaseHook):
@@ -30,29 +45,34 @@ class ModelRegistryHook(BaseHook):
     calls, ``asession`` keeps the connections to the server open.
 
     :param registry_conn_id: the connection; its type decides which registry it is
+    :param role: what it is for where a task uses two, such as ``source``; messages say so
     """
 
     conn_name_attr = "registry_conn_id"
     default_conn_name: ClassVar[str] = "databricks_default"
     hook_name = "Model registry"
 
-    def __init__(self, registry_conn_id: str = default_conn_name) -> None:
+    def __init__(self, registry_conn_id: str = default_conn_name, *, role: str = "") -> None:
         super().__init__()
         self.registry_conn_id = registry_conn_id
+        self._role = role
         self._endpoint: Endpoint | None = None
 
     @property
     def endpoint(self) -> Endpoint:
         """The registry and the way to it; read once."""
         if self._endpoint is None:
-            connection = self.get_connection(self.registry_conn_id)
-            self._endpoint = endpoint_of(connection, connection.extra_dejson)
+            with expect_connection(self.registry_conn_id, self._role):
+                connection = self.get_connection(self.registry_conn_id)
+            self._endpoint = endpoint_of(connection, connection.extra_dejson, self._role)
         return self._endpoint
 
     async def aendpoint(self) -> Endpoint:
         """Return the same without blocking the event loop."""
         if self._endpoint is None:
-            self._endpoint = endpoint_of(*await get_connection_async(self, self.registry_conn_id))
+            with expect_connection(self.registry_conn_id, self._role):
+                connection, extra = await get_connection_async(self, self.registry_conn_id)
+            self._endpoint = endpoint_of(connection, extra, self._role)
         return self._endpoint
 
     @property
@@ -64,13 +84,20 @@ class ModelRegistryHook(BaseHook):
         """Return the registry's verbs, as hooks do."""
         return self.registry
 
-    def run(self, call: Call[T]) -> T:
-        """Carry out a call and return what it returns."""
-        return self.endpoint.transport.run(call)
+    def run(self, call: Call[T], *, quiet: bool = False) -> T:
+        """Carry out a call and return what it returns.
 
-    async def arun(self, call: Call[T]) -> T:
+        :param quiet: log repeated tries at DEBUG only
+        """
+        return self._transport(self.endpoint, quiet).run(call)
+
+    async def arun(self, call: Call[T], *, quiet: bool = False) -> T:
         """Carry out a call on the event loop."""
-        return await (await self.aendpoint()).transport.arun(call)
+        return await self._transport(await self.aendpoint(), quiet).arun(call)
+
+    @staticmethod
+    def _transport(endpoint: Endpoint, quiet: bool) -> Transport:
+        return replace(endpoint.transport, retry_log_level=logging.DEBUG) if quiet else endpoint.transport
 
     @asynccontextmanager
     async def asession(self, *, max_connections: int = 20) -> AsyncGenerator[tuple[Registry, AsyncRun], None]:
@@ -90,7 +117,9 @@ class ModelRegistryHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Ask the registry for one model: proves address, credentials and the right to read."""
         try:
-            models = self.run(self.registry.search_registered_models(max_results=1))
+            # Airflow's form tests under an id of its own making, which would tell nobody anything.
+            transport = replace(self.endpoint.transport, connection="")
+            models = transport.run(self.registry.search_registered_models(max_results=1))
         except UCModelsError as error:
             return False, str(error)
         seen = "it has registered models" if models else "no registered model is visible yet"
@@ -102,8 +131,8 @@ class _FormHook(ModelRegistryHook):
 
     conn_type: ClassVar[str]
 
-    def __init__(self, registry_conn_id: str | None = None) -> None:
-        super().__init__(registry_conn_id or self.default_conn_name)
+    def __init__(self, registry_conn_id: str | None = None, *, role: str = "") -> None:
+        super().__init__(registry_conn_id or self.default_conn_name, role=role)
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:

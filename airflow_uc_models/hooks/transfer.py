@@ -232,14 +232,15 @@ def _await_ready(hook: ModelRegistryHook, version: ModelVersion) -> ModelVersion
     deadline, wait = time.monotonic() + _READY_SECONDS, 0.2
     while version.status == PENDING_REGISTRATION:
         if time.monotonic() > deadline:
-            raise RegistryUnavailableError(f"{version.uri} is still {version.status} after {_READY_SECONDS:.0f} s.")
+            error = RegistryUnavailableError(f"{version.uri} is still {version.status} after {_READY_SECONDS:.0f} s.")
+            raise error.used(hook.endpoint.connection_label)
         time.sleep(wait)
         wait = min(5.0, 2 * wait)
         version = hook.run(hook.registry.get_model_version(version.name, version.version))
     if not version.is_ready:
         raise ModelVersionFailedError(
             f"{version.uri} is {version.status}: {version.status_message or 'no reason given'}"
-        )
+        ).used(hook.endpoint.connection_label)
     return version
 
 

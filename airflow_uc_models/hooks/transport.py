@@ -28,6 +28,7 @@ from airflow_uc_models.exceptions import (
     ConnectionConfigError,
     InvalidArgumentError,
     RegistryUnavailableError,
+    UCModelsError,
     UnknownEffectError,
 )
 from airflow_uc_models.registry.answers import error_of
@@ -72,6 +73,8 @@ class Transport:
     :param max_retry_seconds: time after which no further try is started
     :param label: how messages name the registry
     :param hint: what to check when the registry can't be reached
+    :param connection: how messages name the Airflow connection
+    :param retry_log_level: level of the log line before each further try
     """
 
     base_url: str
@@ -82,6 +85,8 @@ class Transport:
     max_retry_seconds: float = 60.0
     label: str = "registry"
     hint: str = ""
+    connection: str = ""
+    retry_log_level: int = logging.WARNING
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,12 +104,17 @@ class Transport:
     def session(self) -> Generator[SyncRun, None, None]:
         """Keep connections open for many calls, one after another or on several threads."""
         with httpx.Client(**self._options()) as client:
-            yield partial(self._drive, client)
+
+            def run(call: Call[T]) -> T:
+                with self._named():
+                    return self._drive(client, call)
+
+            yield run
 
     def _drive(self, client: httpx.Client, call: Call[T]) -> T:
         def send(tries: _Tries) -> Response:
             retrying = tenacity.Retrying(sleep=time.sleep, **self._policy(tries))
-            return retrying(lambda: tries.read(client.request(**tries.arguments)))
+            return retrying(lambda: self._read(client.request(**tries.arguments), tries))
 
         step = _Step(call)
         while step.request is not None:
@@ -119,8 +129,9 @@ class Transport:
 
     async def arun(self, call: Call[T]) -> T:
         """Drive a call on the event loop, never blocking it."""
-        async with httpx.AsyncClient(**self._options()) as client:
-            return await self._adrive(client, call)
+        with self._named():
+            async with httpx.AsyncClient(**self._options()) as client:
+                return await self._adrive(client, call)
 
     @asynccontextmanager
     async def asession(self, *, max_connections: int = 20) -> AsyncGenerator[AsyncRun, None]:
@@ -151,7 +162,8 @@ class Transport:
 
             async def arun(call: Call[T]) -> T:
                 async with turns:
-                    return await self._adrive(client, call)
+                    with self._named():
+                        return await self._adrive(client, call)
 
             yield arun
 
@@ -160,7 +172,7 @@ class Transport:
 
         async def send(tries: _Tries) -> Response:
             async def once() -> Response:
-                return tries.read(await client.request(**tries.arguments))
+                return self._read(await client.request(**tries.arguments), tries)
 
             return await tenacity.AsyncRetrying(sleep=asyncio.sleep, **self._policy(tries))(once)
 
@@ -177,6 +189,24 @@ class Transport:
                 else:  # reading thousands of versions takes long enough for others on the loop to notice
                     await asyncio.to_thread(step.send, response)
         return step.value
+
+    @contextmanager
+    def _named(self) -> Generator[None, None, None]:
+        """Name the connection in whatever goes wrong."""
+        try:
+            yield
+        except UCModelsError as error:
+            error.used(self.connection)
+            raise
+
+    def _read(self, answer: httpx.Response, tries: _Tries) -> Response:
+        """Return an answer; raise one that may be another on the next try."""
+        headers = {k.lower(): v for k, v in answer.headers.items()}
+        connection = self.connection or "the connection"
+        response = Response(answer.status_code, answer.text, headers, repeated=tries.in_doubt, connection=connection)
+        if response.status in _PASSING:
+            raise _PassingAnswerError(response, tries.request)
+        return response
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -201,7 +231,8 @@ class Transport:
         error = state.outcome.exception() if state.outcome else None
         tries.in_doubt = tries.in_doubt or not (error and _refused(error))
         wait = state.next_action.sleep if state.next_action else 0
-        log.warning("%s: %s; trying again in %.1f s", self.label, _told(error), wait)
+        where = f"{self.label}, {self.connection}" if self.connection else self.label
+        log.log(self.retry_log_level, "%s: %s; trying again in %.1f s", where, _told(error), wait)
 
     def _given_up(self, error: Exception, tries: _Tries) -> RegistryUnavailableError:
         """Turn the last failure into an error that says how long it was tried and what to check."""
@@ -262,13 +293,6 @@ class _Tries:
             "json": None if request.json is None else dict(request.json),
             "extensions": {"repeatable": request.repeatable},
         }
-
-    def read(self, answer: httpx.Response) -> Response:
-        headers = {k.lower(): v for k, v in answer.headers.items()}
-        response = Response(answer.status_code, answer.text, headers, repeated=self.in_doubt)
-        if response.status in _PASSING:
-            raise _PassingAnswerError(response, self.request)
-        return response
 
 
 class _PassingAnswerError(Exception):

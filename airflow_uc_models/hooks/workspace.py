@@ -121,7 +121,8 @@ def served_versions(endpoint: Endpoint, name: str) -> list[tuple[str, str]]:
         found = client.serving_endpoints.get(name)
     config, ready = found.config, found.state.ready if found.state else None
     if ready is not None and ready.value != "READY":
-        raise RegistryUnavailableError(f"The serving endpoint {name} is not ready ({ready.value}).")
+        error = RegistryUnavailableError(f"The serving endpoint {name} is not ready ({ready.value}).")
+        raise error.used(endpoint.connection_label)
     routes = (config and config.traffic_config and config.traffic_config.routes) or []
     idle = {route.served_entity_name or route.served_model_name for route in routes if not route.traffic_percentage}
     entities = [entity for entity in (config and config.served_entities) or [] if entity.name not in idle]

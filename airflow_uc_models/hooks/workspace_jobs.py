@@ -162,7 +162,7 @@ class WorkspaceJobs:
         try:
             yield
         except (AirflowException, OSError) as error:  # the exceptions of requests are OSErrors
-            raise _error_of(error, action, needs, self._endpoint) from None
+            raise _error_of(error, action, needs, self._endpoint).used(self._endpoint.connection_label) from None
 
 
 def _error_of(error: Exception, action: str, needs: str, endpoint: Endpoint) -> UCModelsError:
@@ -172,4 +172,5 @@ def _error_of(error: Exception, action: str, needs: str, endpoint: Endpoint) -> 
     if not found:
         return RegistryUnavailableError(f"Could not {action}: the {label} gave no usable answer: {str(error)[:1000]}")
     request = Request("POST", "", action=action, needs=needs)
-    return error_of(Response(int(found[2]), found[1]), request, label)
+    response = Response(int(found[2]), found[1], connection=endpoint.connection_label)
+    return error_of(response, request, label)

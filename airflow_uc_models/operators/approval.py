@@ -127,7 +127,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Write the answer down and follow it."""
-        with fail_without_retry():
+        with fail_without_retry(self.registry_conn_id):
             if "error" in event:
                 self.process_trigger_event_error(event)
             ti: Any = context["ti"]

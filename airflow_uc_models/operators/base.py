@@ -30,11 +30,16 @@ class TaskStopped(BaseException):
 
 
 @contextmanager
-def fail_without_retry() -> Generator[None, None, None]:
-    """Turn errors that a retry of the task cannot mend into AirflowFailException."""
+def fail_without_retry(conn_id: str | None = None) -> Generator[None, None, None]:
+    """Turn errors that a retry of the task cannot mend into AirflowFailException.
+
+    :param conn_id: the connection to name in errors that name none yet
+    """
     try:
         yield
     except UCModelsError as error:
+        if conn_id is not None:
+            error.used(f"connection {conn_id!r}")
         if error.permanent:
             raise AirflowFailException(str(error)) from error
         raise
@@ -69,13 +74,17 @@ class ModelRegistryOperator(BaseOperator):
     @cached_property
     def hook(self) -> ModelRegistryHook:
         """The hook of ``registry_conn_id``."""
-        return ModelRegistryHook(self.registry_conn_id)
+        return ModelRegistryHook(self.registry_conn_id, role=self.role_of_connection())
+
+    def role_of_connection(self) -> str:
+        """Return what ``registry_conn_id`` is for, where the task uses a second connection; messages say so."""
+        return ""
 
     def execute(self, context: Context) -> Any:
         """Do the work once; what it returns goes to XCom, as a whole and by field."""
         self._executing, self._told = True, None
         try:
-            with fail_without_retry():
+            with fail_without_retry(self.registry_conn_id):
                 tells(self.outlets)  # a wrong one is found before the work
                 result = publish(context, self.perform(context))
                 self._emit(context)

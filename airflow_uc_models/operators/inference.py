@@ -185,7 +185,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         self, context: Context, event: dict[str, Any], version: dict[str, Any], state: dict[str, Any], scored_at: str
     ) -> dict[str, Any]:
         """Finish a job that ran elsewhere."""
-        with fail_without_retry():
+        with fail_without_retry(self.registry_conn_id):
             engine: Any = engine_of(self.engine)
             job, used = self._job(context, datetime.fromisoformat(scored_at)), ModelVersion.from_xcom(version)
             self._running = engine

@@ -83,6 +83,10 @@ class RegisterModelOperator(ModelOperator):
         self.tracking_conn_id = tracking_conn_id
         self.signature_required = signature_required
 
+    def role_of_connection(self) -> str:
+        """Tell the registry's connection from ``tracking_conn_id``."""
+        return "registry" if self.tracking_conn_id else ""
+
     def perform(self, context: Context) -> Any:
         """Register the model."""
         name, source = self.hook.registry.normalize(self.model_name), parse_source(self.model_uri)
@@ -91,7 +95,7 @@ class RegisterModelOperator(ModelOperator):
             self.hook,
             source,
             _new_version(self, context, name, what, description=self.description, tags=str_tags(self.tags)),
-            tracking=ModelRegistryHook(self.tracking_conn_id) if self.tracking_conn_id else None,
+            tracking=ModelRegistryHook(self.tracking_conn_id, role="tracking") if self.tracking_conn_id else None,
             signature_required=self.signature_required,
         )
         self.link_to(context, version.name, version.version)
@@ -159,10 +163,16 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         self.destination_conn_id = destination_conn_id
         self.copy_tags = copy_tags
 
+    def role_of_connection(self) -> str:
+        """Tell the source's connection from ``destination_conn_id``."""
+        return "source" if self.destination_conn_id else ""
+
     def perform(self, context: Context) -> Any:
         """Copy the version."""
         reference = self._reference()
-        destination = ModelRegistryHook(self.destination_conn_id) if self.destination_conn_id else self.hook
+        destination = self.hook
+        if self.destination_conn_id:
+            destination = ModelRegistryHook(self.destination_conn_id, role="destination")
         name = destination.registry.normalize(self.destination_model_name)
         if isinstance(self.copy_tags, str):
             raise InvalidArgumentError(f"copy_tags is True, False or a list of tag keys, not {self.copy_tags!r}.")

@@ -19,7 +19,7 @@ _BAD_TOKEN = re.compile(
     r"\b(invalid|expired|revoked) (\w+ )?token|\btoken (is |has |was )?(been )?(invalid|expired|revoked)|expired ?jwt",
     re.IGNORECASE,
 )
-_NO_REGISTRY = "That is not how a model registry answers: check host, port and path prefix of the connection."
+_NO_REGISTRY = "That is not how a model registry answers: check host, port and path prefix of {connection}."
 
 
 def expect_object(response: Response, request: Request, label: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def unreadable(response: Response, request: Request, label: str, error: Exceptio
     said = _excerpt(response.text.strip() or "an empty body")
     return InvalidRequestError(
         f"Could not {request.action}: the {label} answered {response.status} without what was asked for "
-        f"({type(error).__name__}: {error}): {said} {_NO_REGISTRY}",
+        f"({type(error).__name__}: {error}): {said} {_NO_REGISTRY.format(connection=response.connection)}",
         status=response.status,
     )
 
@@ -61,13 +61,15 @@ def is_refused_token(status: int, text: str) -> bool:
 
 def _advice(error_class: type[RegistryError], response: Response, request: Request, code: str | None) -> str:
     if issubclass(error_class, PermissionDeniedError):
-        return f" It needs {request.needs}." if request.needs else " The connection's principal lacks a privilege."
+        lacks = f" The principal of {response.connection} lacks a privilege."
+        return f" It needs {request.needs}." if request.needs else lacks
     if issubclass(error_class, UnauthenticatedError):
-        return " Check the login, password or token of the connection."
+        return f" Check the login, password or token of {response.connection}."
     if 300 <= response.status < 400:
-        return f" It redirects to {response.headers.get('location', '?')}; put the final address into the connection."
+        target = response.headers.get("location", "?")
+        return f" It redirects to {target}; put the final address into {response.connection}."
     if code is None and response.status < 500 and response.status != 429:
-        return f" {_NO_REGISTRY}"
+        return f" {_NO_REGISTRY.format(connection=response.connection)}"
     return ""
 
 

@@ -42,12 +42,14 @@ class Response:
 
     :param headers: by lower-case name
     :param repeated: an earlier try of this request got no usable answer, and may have been carried out
+    :param connection: how messages name the Airflow connection, such as ``connection 'mlflow_dev'``
     """
 
     status: int
     text: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     repeated: bool = False
+    connection: str = "the connection"
 
     def body(self) -> dict[str, Any] | None:
         """Return the JSON object in the body, or None if the body is something else."""

@@ -19,6 +19,7 @@ from airflow_uc_models.operators.base import fail_without_retry
 from airflow_uc_models.registry.watch import Looked, evaluate
 from airflow_uc_models.results import publish
 from airflow_uc_models.triggers.condition import ConditionTrigger
+from airflow_uc_models.triggers.waiting_log import StoredReason, WaitingLog, timed_out
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -65,6 +66,7 @@ class RegistrySensor(BaseSensorOperator):
         self._condition: Condition | None = None
         self._started = 0.0
         self._looked = Looked()
+        self._waiting = WaitingLog(self.log)
 
     @property
     def poll_interval(self) -> float:
@@ -86,17 +88,21 @@ class RegistrySensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait; what was waited for goes to XCom."""
         self._condition, self._started, self._looked = None, time.time(), Looked()
+        store = context.get("task_state_store") if self.reschedule else None
+        self._waiting = WaitingLog(self.log, StoredReason.of(store, context["ti"].try_number))
         try:
             return super().execute(context)
         except AirflowSensorTimeout as error:
             # Airflow does the same for a deferred sensor, but leaves it out for one that pokes.
             if self.never_fail:
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
-            raise
+            if self._condition is None:
+                raise
+            raise AirflowSensorTimeout(timed_out(self._condition, self._waiting.reason)) from error
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once. A deferrable sensor that has to wait leaves from here."""
-        with fail_without_retry():
+        with fail_without_retry(self.registry_conn_id):
             if self._condition is None:
                 self._condition = self.condition(context)
                 if self._condition.model_name is not None:
@@ -105,8 +111,7 @@ class RegistrySensor(BaseSensorOperator):
                 self._looked = Looked()  # the last look leaves nothing out
             outcome = self._look(self._condition)
         if not isinstance(outcome, Waiting):
-            return PokeReturnValue(True, self._end(context, outcome.to_event()))
-        self.log.info("Waiting. %s", outcome.reason)
+            return PokeReturnValue(True, self._end(context, outcome.to_event(self.hook.endpoint.connection_label)))
         if self.deferrable:
             # TaskDeferred is no Exception: it passes through Airflow's loop around this method, which thus stays
             # the one place that handles soft_fail, never_fail and silent_fail.
@@ -119,12 +124,13 @@ class RegistrySensor(BaseSensorOperator):
 
     def _look(self, condition: Condition) -> Outcome:
         try:
-            return self.hook.run(evaluate(self.hook.registry, condition, self._looked))
+            look = evaluate(self.hook.registry, condition, self._looked)
+            outcome = self.hook.run(look, quiet=self._waiting.in_trouble)
         except UCModelsError as error:
             if error.permanent:
                 raise
-            self.log.warning("Going on waiting: %s", error)
-            return Waiting(str(error))
+            return self._waiting.ride_out(error)
+        return self._waiting.tell(outcome)
 
     def _defer(self, condition: Condition) -> None:
         deadline = self._started + self.timeout
@@ -133,6 +139,7 @@ class RegistrySensor(BaseSensorOperator):
             trigger=ConditionTrigger(
                 condition=condition.to_json(),
                 registry_conn_id=self.registry_conn_id,
+                reason=self._waiting.logged,
                 poll_interval=self.poll_interval,
                 deadline=deadline,
                 max_poll_interval=backoff if self.exponential_backoff else None,

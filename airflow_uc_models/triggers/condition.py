@@ -9,10 +9,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_uc_models.conditions import Condition, Waiting, condition_from_json
+from airflow_uc_models.conditions import Condition, Failed, Waiting, condition_from_json
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.watch import Looked, evaluate
+from airflow_uc_models.triggers.waiting_log import WaitingLog, timed_out
 
 
 class ConditionTrigger(BaseTrigger):
@@ -28,6 +29,7 @@ class ConditionTrigger(BaseTrigger):
 
     :param condition: what to wait for, as ``Condition.to_json()`` gives it
     :param registry_conn_id: connection of the registry; the triggerer reads its credentials from there
+    :param reason: why the sensor waits, as its log says already
     :param poll_interval: seconds between two looks
     :param deadline: when to give up, in seconds since the epoch, so that a restart of the triggerer does not
         start the wait anew; None for never
@@ -39,6 +41,7 @@ class ConditionTrigger(BaseTrigger):
         *,
         condition: dict[str, Any],
         registry_conn_id: str,
+        reason: str = "",
         poll_interval: float = 60.0,
         deadline: float | None = None,
         max_poll_interval: float | None = None,
@@ -46,6 +49,7 @@ class ConditionTrigger(BaseTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         self.condition = condition
         self.registry_conn_id = registry_conn_id
+        self.reason = reason
         self.poll_interval = poll_interval
         self.deadline = deadline
         self.max_poll_interval = max_poll_interval
@@ -57,6 +61,7 @@ class ConditionTrigger(BaseTrigger):
             {
                 "condition": self.condition,
                 "registry_conn_id": self.registry_conn_id,
+                "reason": self.reason,
                 "poll_interval": self.poll_interval,
                 "deadline": self.deadline,
                 "max_poll_interval": self.max_poll_interval,
@@ -67,16 +72,15 @@ class ConditionTrigger(BaseTrigger):
         """Wait, and yield the one event."""
         condition = condition_from_json(self.condition)
         hook = ModelRegistryHook(self.registry_conn_id)
-        interval, looked = self.poll_interval, Looked()
+        interval, looked, waiting = self.poll_interval, Looked(), WaitingLog(self.log, reason=self.reason)
         while True:
             if self.deadline is not None and time.time() >= self.deadline:
                 looked = Looked()  # the last look leaves nothing out
-            event, reason = await self._look(hook, condition, looked)
+            event = await self._look(hook, condition, looked, waiting)
             # The last look comes after the deadline, never before it.
             left = None if self.deadline is None else self.deadline - time.time()
             if event is None and left is not None and left <= 0:
-                message = f"The timeout was reached while waiting for {condition.describe()}. {reason}"
-                event = {"outcome": "timeout", "message": message}
+                event = {"outcome": "timeout", "message": timed_out(condition, waiting.reason)}
             if event is not None:
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return
@@ -85,18 +89,17 @@ class ConditionTrigger(BaseTrigger):
                 interval = min(interval * 2, self.max_poll_interval)
 
     async def _look(
-        self, hook: ModelRegistryHook, condition: Condition, looked: Looked
-    ) -> tuple[dict[str, Any] | None, str]:
-        """Return the event that ends the wait or None, and why there is none."""
+        self, hook: ModelRegistryHook, condition: Condition, looked: Looked, waiting: WaitingLog
+    ) -> dict[str, Any] | None:
+        """Return the event that ends the wait, None if it goes on."""
         try:
             endpoint = await hook.aendpoint()
-            outcome = await hook.arun(evaluate(endpoint.registry, condition, looked))
+            outcome = await hook.arun(evaluate(endpoint.registry, condition, looked), quiet=waiting.in_trouble)
         except UCModelsError as error:
             if error.permanent:
-                return {"outcome": "failed", "message": str(error), "version": None}, ""
-            self.log.warning("Going on waiting: %s", error)
-            return None, str(error)
-        if isinstance(outcome, Waiting):
-            self.log.info("Waiting. %s", outcome.reason)
-            return None, outcome.reason
-        return outcome.to_event(), ""
+                failed = Failed(error.used(f"connection {self.registry_conn_id!r}"))
+                return failed.to_event()
+            waiting.ride_out(error)
+            return None
+        outcome = waiting.tell(outcome)
+        return None if isinstance(outcome, Waiting) else outcome.to_event(endpoint.connection_label)

@@ -191,7 +191,7 @@ def test_a_wrong_path_prefix_is_not_a_missing_model(mlflow_server, monkeypatch) 
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps(connection))
     message = failure(asker("elsewhere"), lambda r: r.get_registered_model(GOOD), InvalidRequestError)
     assert "answered 404" in message
-    assert "check host, port and path prefix of the connection" in message
+    assert "check host, port and path prefix of connection" in message
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_wrong_password_is_told_as_such(guarded, monkeypatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_GUARDED", guarded.connection_json("admin", "no-such-word"))
     message = failure(asker("guarded"), lambda r: r.search_registered_models(), UnauthenticatedError)
     assert "answered 401" in message
-    assert "Check the login, password or token of the connection" in message
+    assert "Check the login, password or token of connection" in message
     assert "no-such-word" not in message
     monkeypatch.setenv("AIRFLOW_CONN_ANONYMOUS", guarded.server.connection_json(timeout=120))
     failure(asker("anonymous"), lambda r: r.search_registered_models(), UnauthenticatedError)
@@ -377,6 +377,6 @@ def test_who_lacks_a_permission_is_told_which(guarded, monkeypatch, model_name, 
     if weaker := WEAKER[needed]:
         guarded.grant(model_name, weaker)
     message = failure(user, lambda r: ON_A_MODEL[verb](r, model_name), PermissionDeniedError)
-    assert message.endswith(f"It needs {needed} on {model_name}.")
+    assert f"It needs {needed} on {model_name}." in message
     guarded.grant(model_name, needed)
     user(lambda r: ON_A_MODEL[verb](r, model_name))

@@ -163,7 +163,7 @@ def test_a_workspace_that_is_down_is_given_up_on(run, workspace, silent, quick, 
     for row, scene in zip(rows, result.scenes, strict=True):
         task_id = f"t{scene.number}"
         error = result.errors.get(task_id)
-        if not isinstance(error, RegistryUnavailableError) or "Unity Catalog" not in str(error):
+        if not isinstance(error, RegistryUnavailableError) or "'ws'" not in str(error):
             wrong[row] = repr(error)
         if result.seconds[task_id] > 5:
             wrong[row] = f"took {result.seconds[task_id]} s: {error}"
@@ -219,7 +219,7 @@ def test_a_token_that_is_not_accepted_fails_once(run, workspace, monkeypatch, st
     wrong = {}
     for row, scene in zip(ROWS, result.scenes, strict=True):
         ti, text = result.ti(f"t{scene.number}"), str(result.errors.get(f"t{scene.number}"))
-        if (ti.state, ti.try_number) != ("failed", 1) or "token of the connection" not in text:
+        if (ti.state, ti.try_number) != ("failed", 1) or "token of connection 'ws'" not in text:
             wrong[row] = (ti.state, ti.try_number, text)
     assert not wrong
     assert TOKEN not in result.output

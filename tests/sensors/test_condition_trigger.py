@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from support.registry import make_versions
 
 from airflow_uc_models.conditions import NewModelVersion, NewRegisteredModel
+from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.triggers import ConditionTrigger
 
 MODEL = "registered-models/get"
@@ -86,8 +86,10 @@ def test_a_connection_of_another_type_is_a_failure(monkeypatch, model_name):
 
 
 def test_an_unknown_error_propagates(model_name):
-    with pytest.raises(AirflowNotFoundException, match="no_such_conn"):
-        asyncio.run(events_of(trigger_on("no_such_conn", model_name)))
+    trigger = trigger_on("no_such_conn", model_name)
+    trigger.condition["kind"] = "of a later release"
+    with pytest.raises(InvalidArgumentError, match="of a later release"):
+        asyncio.run(events_of(trigger))
 
 
 def test_timeout_says_what_was_waited_for_and_what_was_seen(connection, mlflow_server, model_name):

@@ -109,8 +109,9 @@ def test_the_trigger_gets_every_option_and_no_secret(sense, monkeypatch, proxy, 
     assert all(r.headers["authorization"].startswith("Basic ") for r in proxy.requests)
     classpath, kwargs = stored_trigger()
     assert classpath == "airflow_uc_models.triggers.condition.ConditionTrigger"
-    deadline = kwargs.pop("deadline")
+    deadline, reason = kwargs.pop("deadline"), kwargs.pop("reason")
     assert before + 0.5 < deadline < before + 30
+    assert "There is no such version yet" in reason
     assert kwargs == {
         "condition": {
             "kind": "new_model_version",
