@@ -58,8 +58,26 @@ def upload(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> None
         sizes = _local_sizes(folder)
         progress.files, progress.bytes = len(sizes), sum(sizes.values())
         repository.log_artifacts(str(folder), "")
-        _compare(sizes, remote_sizes(repository), f"the upload to {version.uri}")
+        if found := _uploaded(repository, version):
+            _compare(sizes, found, f"the upload to {version.uri}")
         progress.finish()
+
+
+def _uploaded(repository: ArtifactRepository, version: ModelVersion) -> dict[str, int | None]:
+    """List what was uploaded to a pending version; nothing, with a warning, where the registry does not let see it.
+
+    Each upload was acknowledged. MlflowClient never looks, so no registry has to allow it.
+    """
+    try:
+        found = remote_sizes(repository)
+    except Exception as error:
+        if not isinstance(error, UCModelsError) and not _is_of_transfer(error):
+            raise
+        log.warning("The files of %s were uploaded, but cannot be listed to compare them: %s", version.uri, error)
+        return {}
+    if not found:
+        log.warning("The files of %s were uploaded, but the list of them is empty: not compared", version.uri)
+    return found
 
 
 class _Progress:

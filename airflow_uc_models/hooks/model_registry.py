@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
@@ -90,6 +90,10 @@ class ModelRegistryHook(BaseHook):
         :param quiet: log repeated tries at DEBUG only
         """
         return self._transport(self.endpoint, quiet).run(call)
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Carry out calls, a few at the same time, and return what each returns; the first error ends it."""
+        return self.endpoint.transport.run_all(calls)
 
     async def arun(self, call: Call[T], *, quiet: bool = False) -> T:
         """Carry out a call on the event loop."""

@@ -26,6 +26,7 @@ from airflow_uc_models.exceptions import (
     UCModelsError,
 )
 from airflow_uc_models.hooks import artifacts, model_files
+from airflow_uc_models.hooks.earlier_tries import EarlierTries, Memory
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.names import LocalSource, LoggedModelSource, ModelRef, ModelSource, RunSource
 from airflow_uc_models.registry import registration, shared_numbers
@@ -46,6 +47,8 @@ class NewVersion:
     :param name: the registered model, created where it is missing
     :param key: the task key, carried as a tag
     :param since: milliseconds since the epoch before which no try of the task can have made a version
+    :param is_first: this is the first try of the task
+    :param memory: what the tries of the task know of each other
     """
 
     name: str
@@ -53,6 +56,8 @@ class NewVersion:
     description: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     since: int = 0
+    is_first: bool = False
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,13 @@ def register(
     """
     tracking = tracking or hook
     _check_tags(hook, new)
-    if earlier := _earlier(hook, new):
+    tries = _earlier_tries(hook, new, _came_from(source, is_same=tracking.endpoint.is_same_server(hook.endpoint)))
+    if earlier := _earlier(tries):
         return earlier
     required = signature_required or hook.registry.capabilities.signature_required
     if isinstance(source, LocalSource):
         _check_signature(artifacts.read_mlmodel(source.path), source.uri, required=required)
-        return _create_from_folder(hook, source.path, new, _Origin(source.uri))
+        return _create_from_folder(hook, source.path, new, _Origin(source.uri), tries)
     origin = _origin(tracking, source)
     mlmodel = artifacts.mlmodel_at(tracking, origin.artifact_uri)
     _check_signature(mlmodel, source.uri, required=required)
@@ -97,7 +103,7 @@ def register(
         return _create(hook, new, origin)
     with _folder() as folder:
         files = artifacts.download_files(tracking, origin.artifact_uri, folder)
-        return _create_from_folder(hook, files, new, origin if is_same else _Origin(origin.source))
+        return _create_from_folder(hook, files, new, origin if is_same else _Origin(origin.source), tries)
 
 
 def copy(
@@ -115,7 +121,8 @@ def copy(
     _check_tags(hook, new)
     if not isinstance(copy_tags, bool) and copy_tags:
         hook.registry.tag_rules()
-    if earlier := _earlier(hook, new):
+    tries = _earlier_tries(hook, new, _copied_from(source_hook.registry.normalize(reference.name), reference.version))
+    if earlier := _earlier(tries):
         return earlier
     version = source_hook.run(registration.resolve(source_hook.registry, reference))
     if version.status == PENDING_REGISTRATION:  # a retry of the task may find it READY
@@ -137,11 +144,35 @@ def copy(
         _check_signature(artifacts.version_mlmodel(source_hook, version), version.uri, required=True)
     with _folder() as folder:
         files = artifacts.download_version(source_hook, version, folder)
-        return _create_from_folder(hook, files, new, origin if is_same else _Origin(version.uri))
+        return _create_from_folder(hook, files, new, origin if is_same else _Origin(version.uri), tries)
 
 
-def _earlier(hook: ModelRegistryHook, new: NewVersion) -> ModelVersion | None:
-    earlier = hook.run(registration.settle(hook.registry, new.name, new.key, since=new.since))
+def _earlier_tries(hook: ModelRegistryHook, new: NewVersion, may_be: Callable[[ModelVersion], bool]) -> EarlierTries:
+    return EarlierTries(
+        hook, new.name, new.key, since=new.since, is_first=new.is_first, memory=new.memory, may_be=may_be
+    )
+
+
+def _came_from(source: ModelSource, *, is_same: bool) -> Callable[[ModelVersion], bool]:
+    """Return whether a listed version can be made from a source; where a list does not say, it can.
+
+    :param is_same: the registry's own server knows the run
+    """
+    if isinstance(source, RunSource):  # whose files may be those of a logged model
+        run_id = source.run_id if is_same else None
+        return lambda version: version.run_id in (None, "", run_id)
+    return lambda version: version.source in (None, "", source.uri)
+
+
+def _copied_from(name: str, version: int | None) -> Callable[[ModelVersion], bool]:
+    """Return whether a listed version can be a copy of a version, or of any one of a model."""
+    start = f"models:/{name}/"
+    uri = f"{start}{version}" if version is not None else None
+    return lambda listed: not listed.source or (listed.source == uri if uri else listed.source.startswith(start))
+
+
+def _earlier(tries: EarlierTries) -> ModelVersion | None:
+    earlier = tries.settle()
     if earlier:
         log.info("Version %s of %s was made by an earlier try of this task", earlier.version, earlier.name)
     return earlier
@@ -188,7 +219,9 @@ def _create(hook: ModelRegistryHook, new: NewVersion, origin: _Origin) -> ModelV
     return version
 
 
-def _create_from_folder(hook: ModelRegistryHook, folder: Path, new: NewVersion, origin: _Origin) -> ModelVersion:
+def _create_from_folder(
+    hook: ModelRegistryHook, folder: Path, new: NewVersion, origin: _Origin, tries: EarlierTries
+) -> ModelVersion:
     if not hook.registry.capabilities.uploads:
         model_id = artifacts.upload_logged_model(hook, folder, new.name, new.key)
         return _create(hook, new, _Origin(f"models:/{model_id}", model_id=model_id))
@@ -196,7 +229,7 @@ def _create_from_folder(hook: ModelRegistryHook, folder: Path, new: NewVersion, 
     with _model_ensured(hook, new):
         for tries_left in reversed(range(1 if hook.registry.capabilities.unique_versions else _TRIES)):
             try:
-                return _upload(hook, folder, new, create)
+                return _upload(hook, folder, create, tries)
             except ConflictError as error:
                 if not tries_left:
                     raise
@@ -205,10 +238,10 @@ def _create_from_folder(hook: ModelRegistryHook, folder: Path, new: NewVersion, 
 
 
 def _upload(
-    hook: ModelRegistryHook, folder: Path, new: NewVersion, create: Callable[[], Call[ModelVersion]]
+    hook: ModelRegistryHook, folder: Path, create: Callable[[], Call[ModelVersion]], tries: EarlierTries
 ) -> ModelVersion:
     registry = hook.registry
-    pending = hook.run(registration.create_pending_version(registry, new.name, new.key, create, since=new.since))
+    pending = tries.create(create)
     try:
         model_files.upload(hook, pending, folder)
     except BaseException:
@@ -224,7 +257,7 @@ def _upload(
     # From here on nothing is taken back: others may have seen the version already.
     version = _await_ready(hook, version)
     log.info("Created version %s of %s", version.version, version.name)
-    return hook.run(registration.settle(registry, new.name, new.key, since=new.since)) or version
+    return tries.settle_after(version)
 
 
 def _await_ready(hook: ModelRegistryHook, version: ModelVersion) -> ModelVersion:

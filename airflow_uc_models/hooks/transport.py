@@ -15,7 +15,8 @@ from __future__ import annotations
 import email.utils
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NEVER_SENDABLE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_AT_ONCE = 8
 _LARGE_ANSWER = 100_000
 _KEEP_ALIVE_SECONDS = 60.0  # between two polls; a connection that the server has closed by then is not used
 
@@ -110,6 +112,20 @@ class Transport:
                     return self._drive(client, call)
 
             yield run
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Drive calls to their ends, a few at the same time, and return what each returns.
+
+        The first error is raised; calls that have not begun by then never do.
+        """
+        with self.session() as run:
+            if len(calls) <= 1:
+                return [run(call) for call in calls]
+            pool = ThreadPoolExecutor(min(_AT_ONCE, len(calls)), thread_name_prefix="registry")
+            try:
+                return list(pool.map(run, calls))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _drive(self, client: httpx.Client, call: Call[T]) -> T:
         def send(tries: _Tries) -> Response:

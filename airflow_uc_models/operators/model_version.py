@@ -13,6 +13,7 @@ from airflow_uc_models.hooks.transfer import NewVersion, copy, register
 from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
+from airflow_uc_models.operators.task_memory import TaskMemory
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import redescribed, resolve
@@ -21,8 +22,7 @@ from airflow_uc_models.registry.retention import delete_older, delete_one, searc
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-# A version that a task made is not older than its Dag run, but for what the clocks differ; a day is more than enough,
-# and spares reading all the versions that a model ever had.
+# A version that a task made is not older than its Dag run, but for what the clocks differ; a day is more than enough.
 _CLOCK_SKEW_SECONDS = 24 * 3600
 
 
@@ -30,7 +30,9 @@ def _new_version(operator: ModelRegistryOperator, context: Context, name: str, w
     """Describe the version to be made, with what lets a retry find the one of an earlier try."""
     run_after = getattr(context.get("dag_run"), "run_after", None)
     since = int((run_after.timestamp() - _CLOCK_SKEW_SECONDS) * 1000) if run_after else 0
-    return NewVersion(name, operator.task_key(context, what), since=since, **fields)
+    key = operator.task_key(context, what)
+    memory = TaskMemory(context, f"model_version_{key}")
+    return NewVersion(name, key, since=since, is_first=not operator.is_retry(context), memory=memory, **fields)
 
 
 class RegisterModelOperator(ModelOperator):

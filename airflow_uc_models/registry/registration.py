@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from airflow_uc_models.entities import ModelVersion, RegisteredModel
 from airflow_uc_models.exceptions import (
@@ -81,10 +81,28 @@ def versions_of(registry: Registry, name: str, *, after: int = 0) -> Call[list[M
     return sorted((v for v in found if v.version > after), key=lambda v: v.version, reverse=True)
 
 
-def find_by_task_key(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[list[ModelVersion]]:
+def version_if_there(registry: Registry, name: str, version: int) -> Call[ModelVersion | None]:
+    """Return a version with its tags, or None where it is gone."""
+    try:
+        return (yield from registry.get_model_version(name, version))
+    except NotFoundError:
+        return None
+
+
+def find_by_task_key(
+    registry: Registry,
+    name: str,
+    key: str,
+    *,
+    since: int = 0,
+    after: int = 0,
+    may_be: Callable[[ModelVersion], bool] = lambda _: True,
+) -> Call[list[ModelVersion]]:
     """Return the versions that tries of one task instance made, oldest first; none if the model is missing.
 
     :param since: milliseconds since the epoch; what is older is none of them and need not be read
+    :param after: none of them has this number or a lower one
+    :param may_be: whether a listed version can be one of them, by its source and run
     """
     name = registry.normalize(name)
     if registry.capabilities.tag_search:
@@ -97,15 +115,12 @@ def find_by_task_key(registry: Registry, name: str, key: str, *, since: int = 0)
     except NotFoundError:
         return []
     for item in listed:
-        if item.created_at is not None and item.created_at < since:
+        if item.version <= after or (item.created_at or since) < since or not may_be(item):
             continue
-        version = item
+        version: ModelVersion | None = item
         if registry.capabilities.tags is not None:  # which search does not give
-            try:
-                version = yield from registry.get_model_version(name, item.version)
-            except NotFoundError:  # deleted since it was listed
-                continue
-        if key_of(registry, version) == key:
+            version = yield from version_if_there(registry, name, item.version)
+        if version is not None and key_of(registry, version) == key:
             matching.append(version)
     return sorted(matching, key=lambda version: version.version)
 
@@ -196,16 +211,20 @@ def create_pending_version(
     create: Callable[[], Call[ModelVersion]],
     *,
     since: int = 0,
+    after: int = 0,
+    may_be: Callable[[ModelVersion], bool] = lambda _: True,
 ) -> Call[ModelVersion]:
     """Create a version whose files are yet to be uploaded; where the answer got lost, look for it.
 
     Raises: ConflictError where the registry gives its number to somebody else too, time and again.
+
+    :param since, after, may_be: as `find_by_task_key` takes them
     """
     for attempt in range(1, _CREATE_TRIES + 1):
         try:
             made = yield from create()
         except UnknownEffectError:
-            found = yield from find_by_task_key(registry, name, key, since=since)
+            found = yield from find_by_task_key(registry, name, key, since=since, after=after, may_be=may_be)
             if not found:
                 if attempt == _CREATE_TRIES:
                     raise
@@ -241,7 +260,15 @@ def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[M
     What is left pending belongs to a try whose worker died: Airflow starts no second one while the first lives.
     """
     found = yield from find_by_task_key(registry, name, key, since=since)
-    finished = yield from shared_numbers.finished(registry, found)
+    first = yield from keep_first(registry, found)
+    if first is None or not registry.capabilities.tag_search:
+        return first
+    return (yield from registry.get_model_version(name, first.version))  # search results lack aliases
+
+
+def keep_first(registry: Registry, found: Sequence[ModelVersion]) -> Call[ModelVersion | None]:
+    """Return the first finished one of the versions that tries of a task made, or None; the others are deleted."""
+    finished = yield from shared_numbers.finished(registry, list(found))
     first = min(finished, key=lambda v: v.version, default=None)
     for version in found:
         if version is not first:
@@ -252,9 +279,7 @@ def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[M
                 log.info("It is gone already")
             except PermissionDeniedError as error:  # whoever may make versions need not be allowed to delete them
                 log.warning("It stays, and does no harm: %s", error)
-    if first is None or not registry.capabilities.tag_search:
-        return first
-    return (yield from registry.get_model_version(name, first.version))  # search results lack aliases
+    return first
 
 
 def resolve(registry: Registry, reference: ModelRef) -> Call[ModelVersion]:

@@ -275,6 +275,27 @@ def test_an_upload_that_fails_for_good_leaves_nothing(dag_runner, conn, workspac
     assert versions_of(workspace) == {}
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"status": 403, "body": {"error_code": "PERMISSION_DENIED", "message": "The version is PENDING_REGISTRATION."}},
+        {"status": 404, "body": {"error_code": "NOT_FOUND", "message": "The directory is not found."}},
+        {"status": 400, "body": "<html>no</html>"},
+    ],
+    ids=lambda refusal: refusal["status"],
+)
+def test_an_upload_that_cannot_be_looked_at_is_finished(dag_runner, conn, workspace, folder, refusal):
+    """MlflowClient never lists a pending version, so a workspace need not allow it."""
+    fault = workspace.faults.add("/fs/directories/", count=None, **refusal)
+    result = dag_runner.run(
+        lambda: RegisterModelOperator(task_id="register", model_name=NAME, model_uri=str(folder), registry_conn_id=conn)
+    )
+    assert result.state == "success", result.output
+    assert fault.hits >= 1
+    assert "The files of models:/dev.ml_team.fraud/1 were uploaded, but" in result.output
+    assert versions_of(workspace) == {NAME: {1: "READY"}}
+
+
 def test_what_a_try_left_pending_is_made_again(dag_runner, monkeypatch, workspace, folder):
     """The first try can neither upload nor clean up, as if its worker had died; the second finds what it left."""
     monkeypatch.setattr("airflow_uc_models.hooks.model_files._TRIES", 1)
