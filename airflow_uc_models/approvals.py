@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.quantities import number_texts
 
 STATUS_TAG = "approval_status"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
@@ -104,8 +105,8 @@ class ApprovalRequest:
         if not names:
             return ""
         if self.champion is None:
-            return table(("Metric", "Candidate"), [(cell(name), number(self.metrics.get(name))) for name in names])
-        rows = [(cell(n), number(self.metrics.get(n)), number(self.champion_metrics.get(n))) for n in names]
+            return table(("Metric", "Candidate"), [(cell(name), *numbers(self.metrics.get(name))) for name in names])
+        rows = [(cell(n), *numbers(self.metrics.get(n), self.champion_metrics.get(n))) for n in names]
         return table(("Metric", "Candidate", "Champion"), rows)
 
     def _checks(self) -> str:
@@ -128,6 +129,7 @@ def cell(value: Any) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", text)
 
 
-def number(value: float | None) -> str:
-    """Return a number as people read it."""
-    return "" if value is None else f"{value:.6g}"
+def numbers(*values: float | None) -> list[str]:
+    """Return numbers as people read them; two that differ do not look the same, and what is missing is empty."""
+    texts = iter(number_texts(*(value for value in values if value is not None)))
+    return ["" if value is None else next(texts) for value in values]

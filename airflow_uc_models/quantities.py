@@ -1,10 +1,11 @@
-"""Sizes and ages as people write them: ``500MB``, ``30 days``; read strictly and told shortly."""
+"""Sizes, ages and numbers as people write them: ``500MB``, ``30 days``, ``0.9599``; read strictly, shown short."""
 
 from __future__ import annotations
 
 import math
 import re
 from datetime import timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,9 @@ _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "min": 60, "s": 1}
 _NAMES = {"w": "week", "d": "day", "h": "hour", "min": "minute", "s": "second"}
 _BY_NAME = _SECONDS | {f"{_NAMES[key]}{s}": seconds for key, seconds in _SECONDS.items() for s in ("", "s")}
 _LEAST_SHOWN = 10
+_FEWEST_DIGITS, _MOST_DIGITS = 4, 60
+# Beyond these powers of ten, a number is shown with an exponent.
+_PLAIN = (-5, 15)
 
 
 def parse_size(where: str, value: Any) -> int:
@@ -53,13 +57,51 @@ def size_text(size: int) -> str:
     return f"{size // _BYTES[unit]} {unit.upper()}"
 
 
-def age_text(age: timedelta) -> str:
-    """Return a time in the largest unit that it has some of, whole unless it is short."""
+def age_text(age: timedelta, other: timedelta | None = None) -> str:
+    """Return a time in the largest unit that it has some of, whole unless it is short.
+
+    :param other: a time from which it must look different, unless both are the same
+    """
     seconds = age.total_seconds()
     unit = next((unit for unit in ("d", "h", "min") if seconds >= _SECONDS[unit]), "s")
     number = seconds / _SECONDS[unit]
-    shown = f"{number:.1f}".removesuffix(".0") if number < _LEAST_SHOWN else f"{number:.0f}"
-    return f"{shown} {_NAMES[unit]}{'' if shown == '1' else 's'}"
+    looks_like = None if other is None or other == age else age_text(other)
+    for decimals in range(number < _LEAST_SHOWN, 12):  # of a day, that is less than a microsecond
+        shown = _without_zeros(f"{number:.{decimals}f}")
+        text = f"{shown} {_NAMES[unit]}{'' if shown == '1' else 's'}"
+        if text != looks_like:
+            break
+    return text
+
+
+def number_texts(*values: float | Decimal) -> list[str]:
+    """Return numbers with four significant digits; with more where two that differ would look the same."""
+    exact = [value if isinstance(value, Decimal) else Decimal(repr(float(value))) for value in values]
+    for digits in range(_FEWEST_DIGITS, _MOST_DIGITS):
+        texts = [_number_text(value, digits) for value in exact]
+        if len(set(texts)) == len(set(exact)):
+            return texts
+    return [str(value) for value in exact]
+
+
+def number_text(value: float | Decimal) -> str:
+    """Return one number with four significant digits."""
+    return number_texts(value)[0]
+
+
+def _number_text(value: Decimal, digits: int) -> str:
+    if not value.is_finite():
+        return str(value).lower()
+    power = value.adjusted() if value else 0
+    if _PLAIN[0] <= power <= _PLAIN[1]:
+        text = _without_zeros(f"{value:.{max(0, digits - 1 - power)}f}")
+        return "0" if text == "-0" else text
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{_without_zeros(mantissa)}e{exponent}"
+
+
+def _without_zeros(number: str) -> str:
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def _read(value: Any, units: dict[str, int], default: str) -> Fraction | None:

@@ -57,12 +57,15 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The outcome of one condition.
+    """The outcome of one condition: a reason for people, with rounded numbers, and the exact values.
 
     :param rule: the condition, such as ``accuracy >= 0.9``
-    :param reason: why it passed or not
+    :param reason: why it passed or not; two numbers that differ never look the same
     :param candidate: the candidate's side of what was compared; a number that is not finite is a string here
     :param against: the other side: a threshold, the champion's value, or the wanted value
+    :param champion: the champion's value, also where it was not compared with
+    :param required: what was required, such as ``>= 0.9``
+    :param gain: of a rule on a gain: how much better the candidate is
     """
 
     rule: str
@@ -70,6 +73,9 @@ class Check:
     reason: str
     candidate: float | str | None = None
     against: float | str | None = None
+    champion: float | str | None = None
+    required: str | None = None
+    gain: float | None = None
 
 
 class Rule(Protocol):
@@ -102,9 +108,9 @@ class TagRule:
         value, wanted = candidate.tags.get(self.key), " or ".join(map(repr, self.values))
         rule = f"tag {self.key}" + (f" = {wanted}" if wanted else "")
         reason = f"tag {self.key!r} is " + ("missing" if value is None else repr(value))
-        reason += f", {wanted} is asked" if wanted else ", which is required" if value is None else ""
+        reason += f", required {wanted}" if wanted else ", which is required" if value is None else ""
         passed = value is not None and (not self.values or value in self.values)
-        yield Check(rule, passed, reason, value, wanted or None)
+        yield Check(rule, passed, reason, value, wanted or None, required=wanted or "present")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +132,11 @@ class DescriptionRule:
         """Check the length of the description."""
         length = len((candidate.description or "").strip())
         rule = "description" + (f" of at least {self.min_length} characters" if self.min_length > 1 else "")
-        reason = f"the description has {length} characters, at least {self.min_length} is asked"
+        reason = f"the description has {length} characters, required >= {self.min_length}"
         if not length:
             reason = "the candidate has no description, which is required"
-        yield Check(rule, length >= self.min_length, reason, length, self.min_length)
+        required = f">= {self.min_length} characters" if self.min_length > 1 else "present"
+        yield Check(rule, length >= self.min_length, reason, length, self.min_length, required=required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +147,12 @@ class SignaturePresentRule:
         """Check the candidate's signature."""
         signature = candidate.signature
         if signature is None:
-            yield Check("signature", False, "the candidate has no signature", "none")
+            yield Check("signature", False, "the candidate has no signature", "none", required="present")
             return
         missing = [part for part in ("inputs", "outputs") if not getattr(signature, part)]
         lacks = f"the candidate's signature has no {' and no '.join(missing)}"
-        yield Check("signature", not missing, lacks if missing else "the candidate has a signature", "present")
+        reason = lacks if missing else "the candidate has a signature"
+        yield Check("signature", not missing, reason, "incomplete" if missing else "present", required="present")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,8 @@ class ChampionRule:
     def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
         """Check that the candidate has something to be compared with."""
         missing = "there is no champion, which is required; is its model or alias mistyped?"
-        yield Check("champion", champion is not None, missing if champion is None else "there is a champion")
+        reason = missing if champion is None else "there is a champion"
+        yield Check("champion", champion is not None, reason, required="present")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +194,14 @@ class SizeRule:
 
     def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
         """Check the sum of all files."""
-        rule, size = f"size <= {size_text(self.max_bytes)}", candidate.size
+        required, size = f"<= {size_text(self.max_bytes)}", candidate.size
+        rule = f"size {required}"
         if size is None or size < 1:
             reason = "the size of the files is unknown: the server does not tell it for each of them"
-            yield Check(rule, False, reason, size, self.max_bytes)
+            yield Check(rule, False, reason, size, self.max_bytes, required=required)
             return
-        reason = f"the files have {size:,} bytes, at most {self.max_bytes:,} are asked"
-        yield Check(rule, size <= self.max_bytes, reason, size, self.max_bytes)
+        reason = f"the files have {size:,} bytes, required <= {self.max_bytes:,}"
+        yield Check(rule, size <= self.max_bytes, reason, size, self.max_bytes, required=required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +225,11 @@ class FlavorsRule:
         allowed, flavors = " or ".join(self.allowed), candidate.flavors
         rule = f"flavor {allowed}"
         if not flavors:
-            yield Check(rule, False, "the flavors of the candidate are unknown", None, allowed)
+            yield Check(rule, False, "the flavors of the candidate are unknown", None, allowed, required=allowed)
             return
         named, wrong = ", ".join(sorted(flavors)), sorted(flavors - set(self.allowed))
         reason = f"{', '.join(wrong)} is not allowed, only {allowed}" if wrong else f"{named} is allowed"
-        yield Check(rule, not wrong, reason, named, allowed)
+        yield Check(rule, not wrong, reason, named, allowed, required=allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,18 +245,20 @@ class AgeRule:
     def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
         """Check the time between the making of the model and the facts."""
         limit = age_text(self.max_age)
-        rule, made, now = f"age <= {limit}", candidate.made_at, candidate.as_of
+        required, made, now = f"<= {limit}", candidate.made_at, candidate.as_of
+        rule = f"age {required}"
         if made is None or now is None:
-            yield Check(rule, False, "the time when the model was made is unknown", None, limit)
+            yield Check(rule, False, "the time when the model was made is unknown", None, limit, required=required)
             return
         age = now - made
         if age < -_CLOCKS_DIFFER:
             reason = f"the model was made at {made.isoformat()}, which lies in the future: set the clocks right"
-            yield Check(rule, False, reason, made.isoformat(), limit)
+            yield Check(rule, False, reason, made.isoformat(), limit, required=required)
             return
         age = max(age, timedelta(0))
-        reason = f"the model of {made.isoformat()} is {age_text(age)} old, at most {limit} is asked"
-        yield Check(rule, age <= self.max_age, reason, age_text(age), limit)
+        shown = age_text(age, self.max_age)
+        reason = f"the model of {made.isoformat(timespec='seconds')} is {shown} old, required {required}"
+        yield Check(rule, age <= self.max_age, reason, shown, limit, required=required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +268,8 @@ class SmokeTestRule:
     def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
         """Check how the prediction went."""
         wrong = "it was not made" if candidate.smoke_test is None else candidate.smoke_test
-        yield Check("smoke test", not wrong, wrong or "the model predicts its input example as its signature says")
+        reason = wrong or "the model predicts its input example as its signature says"
+        yield Check("smoke test", not wrong, reason, "failed" if wrong else "passed", required="passed")
 
 
 def _is_positive(value: Any, of: type) -> bool:

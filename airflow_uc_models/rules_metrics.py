@@ -15,11 +15,12 @@ from decimal import Context, Decimal
 from typing import Any, TypeGuard
 
 from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.quantities import number_text, number_texts
 from airflow_uc_models.rules import Check, Facts
 
 # Enough digits for the exact difference of any two floats, and for the product of it and a third.
 _EXACT = Context(prec=1100)
-_SHOWN = Context(prec=17)
+_SHOWN = Context(prec=60)
 _MANY = 10
 _LIMITS = ("min", "max", "min_gain", "min_relative_gain")
 # What MLflow takes in a metric's name everywhere; slashes make groups of metrics.
@@ -133,9 +134,9 @@ class MetricRule:
         """Check the thresholds, then the gains, for one slice after the other."""
         for name in self.names:
             if self.min is not None:
-                yield _threshold(name, candidate, self.min, ">=", "at least")
+                yield _threshold(name, candidate, champion, ">=", self.min)
             if self.max is not None:
-                yield _threshold(name, candidate, self.max, "<=", "at most")
+                yield _threshold(name, candidate, champion, "<=", self.max)
             if self.min_gain is not None:
                 yield self._gain(name, candidate, champion, self.min_gain, relative=False)
             if self.min_relative_gain is not None:
@@ -143,41 +144,47 @@ class MetricRule:
 
     def _gain(self, name: str, candidate: Facts, champion: Facts | None, limit: float, *, relative: bool) -> Check:
         kind, value = "relative gain" if relative else "gain", candidate.metrics.get(name)
-        rule = f"{name} {kind} >= {_shown(limit)}"
+        before = champion.metrics.get(name) if champion else None
+        required = f"{kind} >= {_exactly(limit)}"
+
+        def check(passed: bool, reason: str, gain: float | None = None) -> Check:
+            sides = _plain(value), _plain(before)
+            return Check(f"{name} {required}", passed, reason, *sides, champion=sides[1], required=required, gain=gain)
+
         if not _is_usable(value):
-            return Check(rule, False, _no_value("the candidate", name, candidate), _plain(value))
+            return check(False, _no_value("the candidate", name, candidate))
         if champion is None:
-            return Check(rule, True, f"{name} is {_shown(value)}, and there is no champion yet", value)
-        before = champion.metrics.get(name)
+            return check(True, f"{name} {number_text(value)}, no champion yet")
         if candidate.is_same_model(champion):
-            return Check(rule, True, f"{name}: the candidate is the champion's own model", value, _plain(before))
+            return check(True, f"{name}: the candidate is the champion's own model")
         if not _is_usable(before):
-            reason = _no_value("the champion", name, champion)
-            return Check(rule, False, f"{reason}; there is nothing to compare with", value, _plain(before))
+            return check(False, f"{_no_value('the champion', name, champion)}; there is nothing to compare with")
         if other := _other_data(name, candidate, champion):
-            return Check(rule, False, other, value, before)
+            return check(False, other)
         better, worse = (value, before) if self.higher_is_better else (before, value)
         gain = _EXACT.subtract(_decimal(better), _decimal(worse))
-        told = f"{name} is {_shown(value)} against the champion's {_shown(before)}{_measured(name, candidate)}: "
+        sides = number_texts(value, before)
+        shown = f"{name} {sides[0]}, champion {sides[1]}{_measured(name, candidate)}"
         if relative and before == 0:
-            reason = f"{told}there is no fraction of 0, so the gain is unknown; ask for min_gain instead"
-            return Check(rule, False, reason, value, before)
+            return check(False, f"{shown}: there is no fraction of 0, so the gain is unknown; use min_gain instead")
         whole = abs(_decimal(before)) if relative else Decimal(1)
-        shown = _shown(_SHOWN.divide(gain, whole) if relative else gain)
-        reason = (
-            f"{told}a {kind} of {shown}{'' if self.higher_is_better else ' (lower is better)'}, "
-            f"at least {_shown(limit)} is asked"
-        )
-        return Check(rule, gain >= _EXACT.multiply(_decimal(limit), whole), reason, value, before)
+        fraction = _SHOWN.divide(gain, whole) if relative else gain
+        gains = number_texts(fraction, limit)
+        lower = "" if self.higher_is_better else " (lower is better)"
+        reason = f"{shown}: {kind} {gains[0]}{lower}, required >= {gains[1]}"
+        return check(gain >= _EXACT.multiply(_decimal(limit), whole), reason, float(fraction))
 
 
-def _threshold(name: str, candidate: Facts, limit: float, sign: str, words: str) -> Check:
-    rule, value = f"{name} {sign} {_shown(limit)}", candidate.metrics.get(name)
+def _threshold(name: str, candidate: Facts, champion: Facts | None, sign: str, limit: float) -> Check:
+    required, value = f"{sign} {_exactly(limit)}", candidate.metrics.get(name)
+    before = _plain(champion.metrics.get(name)) if champion else None
     if not _is_usable(value):
-        return Check(rule, False, _no_value("the candidate", name, candidate), _plain(value), limit)
-    passed = value >= limit if sign == ">=" else value <= limit
-    reason = f"{name} is {_shown(value)}{_measured(name, candidate)}, {words} {_shown(limit)} is asked"
-    return Check(rule, passed, reason, value, limit)
+        passed, reason = False, _no_value("the candidate", name, candidate)
+    else:
+        passed = value >= limit if sign == ">=" else value <= limit
+        shown = number_texts(value, limit)
+        reason = f"{name} {shown[0]}{_measured(name, candidate)}, required {sign} {shown[1]}"
+    return Check(f"{name} {required}", passed, reason, _plain(value), limit, champion=before, required=required)
 
 
 def is_number(value: Any) -> bool:
@@ -217,7 +224,7 @@ def _is_usable(value: float | None) -> TypeGuard[float]:
 def _no_value(whose: str, name: str, facts: Facts) -> str:
     value = facts.metrics.get(name)
     if value is not None:
-        return f"{name} of {whose} is {value}{_measured(name, facts)}, which compares with nothing"
+        return f"{name} of {whose} is {value}{_measured(name, facts)}, which cannot be compared"
     known = sorted(facts.metrics)
     more = ", ..." if len(known) > _MANY else ""
     return (
@@ -234,5 +241,5 @@ def _decimal(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
-def _shown(value: float | Decimal) -> str:
+def _exactly(value: float) -> str:
     return repr(float(value)).removesuffix(".0")

@@ -96,7 +96,7 @@ def test_the_approver_sees_what_is_known_and_is_named_on_the_version(approve, cl
         "",
         "| Check | Rule | Reason |",
         "| --- | --- | --- |",
-        r"| passed | accuracy \>= 0.9 | accuracy is 0.92, at least 0.9 is asked |",
+        r"| passed | accuracy \>= 0.9 | accuracy 0.92, required \>= 0.9 |",
         *request["body"].splitlines()[-1:],
     ]
     assert request["body"].splitlines()[-1].startswith(r"| passed | accuracy gain \>= 0 |")

@@ -148,7 +148,7 @@ def test_one_model_is_promoted(dag_runner, connection, add, champion, client, sc
     tags = client.get_model_version(f"prod.{schema}.fraud", "1").tags
     assert (tags["team"], tags["promoted_by"]) == ("risk", result.dag_run.dag_id)
     assert tags["promoted_in_run"] == result.dag_run.run_id
-    assert "accuracy is 0.95, at least 0.5 is asked" in tags["promoted_because"]
+    assert "accuracy 0.95, required >= 0.5" in tags["promoted_because"]
 
 
 def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
@@ -227,7 +227,7 @@ def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
     assert len(client.search_model_versions(f"name='prod.{schema}.remade'")) == 2
 
     assert (found["poor"], found["missing"]) == (REFUSED, REFUSED)
-    assert "poor/1 was not promoted: accuracy is 0.4, at least 0.5 is asked; " in outcome["poor"]["reason"]
+    assert "poor/1 was not promoted: accuracy 0.4, required >= 0.5; " in outcome["poor"]["reason"]
     assert champion("poor") == (1, None)
     # for the case that somebody marks validate as succeeded
     assert result.xcom("promote_model.validate", key="champion_version", map_index=list(stories).index("poor")) == 1

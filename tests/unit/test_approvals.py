@@ -23,7 +23,7 @@ def test_a_rejection_by_the_policy_is_shown_to_who_may_overrule_it():
     body = ApprovalRequest(VERSION, verdict=rejected()).body()
     assert "| Verdict | **rejected** |" in body
     assert "| Champion | none yet |" in body
-    assert r"| **FAILED** | a \>= 1 | a is 0.5, at least 1 is asked |" in body
+    assert r"| **FAILED** | a \>= 1 | a 0.5, required \>= 1 |" in body
 
 
 def test_a_version_that_nobody_judged():
@@ -35,7 +35,7 @@ def test_a_version_that_nobody_judged():
 def test_metrics_of_both_sides():
     champion = ModelVersion("prod.ml.fraud", 1)
     shown = ApprovalRequest(VERSION, {"a": 0.5}, champion, {"b": 1e-9}, {**rejected(), "metrics": {}}).body()
-    assert "| Metric | Candidate | Champion |\n| --- | --- | --- |\n| a | 0.5 |  |\n| b |  | 1e-09 |" in shown
+    assert "| Metric | Candidate | Champion |\n| --- | --- | --- |\n| a | 0.5 |  |\n| b |  | 1e-9 |" in shown
     assert "| Champion | prod.ml.fraud version 1 |" in shown
 
 

@@ -61,7 +61,7 @@ def test_one_metric(rule, candidate, champion, approved):
 def test_binary_difference_would_have_refused_a_gain_of_a_tenth():
     assert 0.9 - 0.8 < 0.1
     verdict = judge(metric_policy(MetricRule("a", min_gain=0.1)), {"a": 0.9}, {"a": 0.8})
-    assert verdict.reasons == ["a is 0.9 against the champion's 0.8: a gain of 0.1, at least 0.1 is asked"]
+    assert verdict.reasons == ["a 0.9, champion 0.8: gain 0.1, required >= 0.1"]
 
 
 def test_every_condition_yields_a_check_with_both_numbers():
@@ -80,8 +80,8 @@ def test_every_condition_yields_a_check_with_both_numbers():
     ]
     assert not verdict.approved
     assert verdict.reasons == [
-        "accuracy is 0.92 against the champion's 0.9: a gain of 0.02, at least 0.05 is asked",
-        "loss is 0.3, at most 0.2 is asked",
+        "accuracy 0.92, champion 0.9: gain 0.02, required >= 0.05",
+        "loss 0.3, required <= 0.2",
         "tag 'reviewed_by' is missing, which is required",
     ]
 
@@ -93,7 +93,7 @@ def test_reasons_of_an_approval_are_what_speaks_for_it():
         Facts(metrics={"a": 1}, tags={"qa": "fine"}), None
     )
     assert verdict.approved
-    assert verdict.reasons == ["a is 1, at least 0.5 is asked", "tag 'qa' is 'fine', 'ok' or 'fine' is asked"]
+    assert verdict.reasons == ["a 1, required >= 0.5", "tag 'qa' is 'fine', required 'ok' or 'fine'"]
 
 
 @pytest.mark.parametrize("limits", [{"min": 0.1}, {"max": 0.9}, {"min_gain": -1}])

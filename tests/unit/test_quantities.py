@@ -6,9 +6,11 @@ import math
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.quantities import age_text, parse_age, parse_size, size_text
+from airflow_uc_models.quantities import age_text, number_text, number_texts, parse_age, parse_size, size_text
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,52 @@ def test_what_is_no_age(text):
 )
 def test_ages_are_told_shortly(age, text):
     assert age_text(age) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.96, "0.96"),
+        (0.95987654, "0.9599"),
+        (1, "1"),
+        (-0.0, "0"),
+        (123456.78, "123457"),
+        (1.0e-9, "1e-9"),
+        (1.23456e-7, "1.235e-7"),
+        (0.000012344, "0.00001234"),
+        (2.5e20, "2.5e+20"),
+        (math.nan, "nan"),
+        (-math.inf, "-infinity"),
+    ],
+)
+def test_numbers_as_people_read_them(number, text):
+    assert number_text(number) == text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "texts"),
+    [
+        ((0.95996, 0.96), ["0.95996", "0.96"]),
+        ((0.9599, 0.96), ["0.9599", "0.96"]),
+        ((0.1 + 0.2, 0.3), ["0.30000000000000004", "0.3"]),
+        ((0.8534521, 0.8), ["0.8535", "0.8"]),
+        ((0.5, 0.5), ["0.5", "0.5"]),
+    ],
+)
+def test_numbers_that_differ_look_different(numbers, texts):
+    assert number_texts(*numbers) == texts
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False))
+def test_texts_of_any_two_numbers_compare_as_the_numbers_do(one, other):
+    texts = number_texts(one, other)
+    assert (texts[0] == texts[1]) == (one == other)
+    assert (float(texts[0]) <= float(texts[1])) or one > other
+
+
+def test_a_time_looks_different_from_the_limit_that_it_exceeds():
+    limit = timedelta(days=30)
+    assert age_text(limit, limit) == "30 days"
+    assert age_text(limit + timedelta(days=1), limit) == "31 days"
+    assert age_text(limit + timedelta(minutes=1), limit) == "30.001 days"
+    assert age_text(limit + timedelta(microseconds=1), limit) != "30 days"

@@ -72,8 +72,24 @@ def test_a_relative_gain_tells_both_numbers_and_the_fraction():
         ("a gain >= 0.1", False, 0.84, 0.8),
         ("a relative gain >= 0.05", True, 0.84, 0.8),
     ]
-    reason = "a is 0.84 against the champion's 0.8: a relative gain of 0.05, at least 0.05 is asked"
+    reason = "a 0.84, champion 0.8: relative gain 0.05, required >= 0.05"
     assert verdict.checks[1].reason == reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "champion", "reason"),
+    [
+        (MetricRule("a", min=0.96), 0.959961, 0.5, "a 0.95996, required >= 0.96"),
+        (MetricRule("a", max=0.1), 0.100000001, 0.5, "a 0.100000001, required <= 0.1"),
+        (MetricRule("a", min=0.5), 0.87654321, 0.5, "a 0.8765, required >= 0.5"),
+        (MetricRule("a", min_gain=0), 0.8, 0.80000001, "a 0.8, champion 0.80000001: gain -1e-8, required >= 0"),
+        (MetricRule("a", min_gain=0.1), 0.899999, 0.8, "a 0.9, champion 0.8: gain 0.099999, required >= 0.1"),
+    ],
+)
+def test_reasons_are_rounded_and_a_refusal_never_looks_like_a_pass(rule, value, champion, reason):
+    found = check(policy(metrics=[rule]), Facts(metrics={"a": value}), Facts(metrics={"a": champion}))
+    assert found.reason == reason
+    assert (found.candidate, found.champion) == (value, champion)  # exact
 
 
 # Eighths are the same in binary and in decimals: no rounding, where MLflow and we differ by a hair.
@@ -177,7 +193,7 @@ def test_metrics_of_slices_may_be_named_otherwise():
 def test_a_reason_says_that_a_value_was_evaluated_and_on_what():
     facts = Facts(metrics={"a": 0.9}, evaluated_on={"a": "test.parquet"})
     found = check(policy(metrics=[MetricRule("a", min=0.5)]), facts)
-    assert found.reason == "a is 0.9 (evaluated on test.parquet), at least 0.5 is asked"
+    assert found.reason == "a 0.9 (evaluated on test.parquet), required >= 0.5"
 
 
 @pytest.mark.parametrize(("one", "other"), [("x", None), (None, "x"), ("x", "y")])

@@ -191,6 +191,8 @@ def test_csv_files(tmp_path):
 class Sqlite:
     """The edge to a warehouse: a DB-API connection of another database, which takes the same statement."""
 
+    databricks_conn_id = "warehouse"
+
     def __init__(self, *rows):
         self.connection = sqlite3.connect(":memory:")
         self.connection.execute("CREATE TABLE test (x INTEGER, label INTEGER)")
@@ -243,7 +245,7 @@ def test_rows_come_as_arrow_where_the_driver_gives_it():
 
 
 def test_a_table_that_cannot_be_read():
-    with pytest.raises(RegistryUnavailableError, match=r"no such table: nothing.*It needs SELECT on the table"):
+    with pytest.raises(RegistryUnavailableError, match=r"no such table: nothing.*It needs SELECT.*'warehouse'"):
         databricks_sql.read_table(Sqlite(), "main.ml.nothing", 1)
 
 

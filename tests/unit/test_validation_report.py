@@ -33,7 +33,7 @@ def test_the_report_shows_each_check_with_both_numbers():
     rules = [MetricRule("accuracy", min=0.9, min_gain=0)]
     text = markdown(verdict({"metrics": {"accuracy": 0.8}}, {"metrics": {"accuracy": 0.85}}, metrics=rules))
     assert text.startswith("# dev.ml.fraud/3: rejected\n\nChampion: prod.ml.fraud/2\n")
-    assert "| **FAILED** | accuracy \\>= 0.9 | 0.8 | 0.9 | accuracy is 0.8, at least 0.9 is asked |" in text
+    assert "| **FAILED** | accuracy \\>= 0.9 | 0.8 | 0.9 | accuracy 0.8, required \\>= 0.9 |" in text
     assert "| **FAILED** | accuracy gain \\>= 0 | 0.8 | 0.85 | " in text
     assert "![Metrics of candidate and champion](chart.svg)" in text
 
