@@ -88,22 +88,25 @@ def register(
     """
     tracking = tracking or hook
     _check_tags(hook, new)
-    tries = _earlier_tries(hook, new, _came_from(source, is_same=tracking.endpoint.is_same_server(hook.endpoint)))
+    _check_texts(hook, new, source.uri if isinstance(source, LocalSource) else "")
+    is_same = tracking.endpoint.is_same_server(hook.endpoint)
+    has_run = is_same or hook.registry.capabilities.keeps_run_ids
+    tries = _earlier_tries(hook, new, _came_from(source, has_run=has_run))
     if earlier := _earlier(tries):
         return earlier
     required = signature_required or hook.registry.capabilities.signature_required
     if isinstance(source, LocalSource):
         _check_signature(artifacts.read_mlmodel(source.path), source.uri, required=required)
         return _create_from_folder(hook, source.path, new, _Origin(source.uri), tries)
-    origin = _origin(tracking, source)
+    origin = _as_known(hook, _origin(tracking, source), is_same=is_same)
+    _check_texts(hook, new, origin.source)
     mlmodel = artifacts.mlmodel_at(tracking, origin.artifact_uri)
     _check_signature(mlmodel, source.uri, required=required)
-    is_same = tracking.endpoint.is_same_server(hook.endpoint)
     if is_same and not hook.registry.capabilities.uploads:
         return _create(hook, new, origin)
     with _folder() as folder:
         files = artifacts.download_files(tracking, origin.artifact_uri, folder)
-        return _create_from_folder(hook, files, new, origin if is_same else _Origin(origin.source), tries)
+        return _create_from_folder(hook, files, new, origin, tries)
 
 
 def copy(
@@ -119,6 +122,9 @@ def copy(
     :param copy_tags: all tags, none, or those with these keys
     """
     _check_tags(hook, new)
+    _check_texts(hook, new)
+    if reference.alias is not None:
+        source_hook.registry.expect_aliases()
     if not isinstance(copy_tags, bool) and copy_tags:
         hook.registry.tag_rules()
     tries = _earlier_tries(hook, new, _copied_from(source_hook.registry.normalize(reference.name), reference.version))
@@ -136,7 +142,8 @@ def copy(
     carried = _carried(hook, version, copy_tags)
     carried = _as_many_as_fit(hook, carried, {**origin_tags, **new.tags})
     new = replace(new, description=new.description or version.description, tags={**carried, **origin_tags, **new.tags})
-    origin = _Origin(version.uri, "", version.run_id, version.model_id)
+    origin = _as_known(hook, _Origin(version.uri, "", version.run_id, version.model_id), is_same=is_same)
+    _check_texts(hook, new, origin.source)
     if is_same and not hook.registry.capabilities.uploads:
         # The server checks the run, and finds the logged model behind the version itself.
         return _create(hook, new, replace(origin, model_id=None))
@@ -144,7 +151,7 @@ def copy(
         _check_signature(artifacts.version_mlmodel(source_hook, version), version.uri, required=True)
     with _folder() as folder:
         files = artifacts.download_version(source_hook, version, folder)
-        return _create_from_folder(hook, files, new, origin if is_same else _Origin(version.uri), tries)
+        return _create_from_folder(hook, files, new, origin, tries)
 
 
 def _earlier_tries(hook: ModelRegistryHook, new: NewVersion, may_be: Callable[[ModelVersion], bool]) -> EarlierTries:
@@ -153,13 +160,13 @@ def _earlier_tries(hook: ModelRegistryHook, new: NewVersion, may_be: Callable[[M
     )
 
 
-def _came_from(source: ModelSource, *, is_same: bool) -> Callable[[ModelVersion], bool]:
+def _came_from(source: ModelSource, *, has_run: bool) -> Callable[[ModelVersion], bool]:
     """Return whether a listed version can be made from a source; where a list does not say, it can.
 
-    :param is_same: the registry's own server knows the run
+    :param has_run: the version has the run's id, if it is from one
     """
     if isinstance(source, RunSource):  # whose files may be those of a logged model
-        run_id = source.run_id if is_same else None
+        run_id = source.run_id if has_run else None
         return lambda version: version.run_id in (None, "", run_id)
     return lambda version: version.source in (None, "", source.uri)
 
@@ -192,6 +199,14 @@ def _origin(tracking: ModelRegistryHook, source: RunSource | LoggedModelSource) 
     # Before MLflow 3 a model was a folder among the run's artifacts.
     uri = f"{(run.artifact_uri or '').rstrip('/')}/{source.path}"
     return _Origin(uri, uri, run.run_id, None, run.workspace_id)
+
+
+def _as_known(hook: ModelRegistryHook, origin: _Origin, *, is_same: bool) -> _Origin:
+    """Return what may be said of an origin to a registry that is perhaps another server than the origin's."""
+    if is_same:
+        return origin
+    run_id = origin.run_id if hook.registry.capabilities.keeps_run_ids else None
+    return _Origin(origin.source, origin.artifact_uri, run_id)
 
 
 def _create_call(
@@ -310,6 +325,12 @@ def _folder() -> Generator[Path, None, None]:
 def _check_tags(hook: ModelRegistryHook, new: NewVersion) -> None:
     if new.tags:
         hook.registry.tag_rules().check(new.tags)
+
+
+def _check_texts(hook: ModelRegistryHook, new: NewVersion, source: str = "") -> None:
+    """Raise for texts that the registry would refuse as too long, before anything is made or moved."""
+    registration.keyed(hook.registry, new.key, new.description, new.tags)
+    hook.registry.check_texts(source=source)
 
 
 def _check_signature(mlmodel: Mapping[str, Any], source: str, *, required: bool) -> None:

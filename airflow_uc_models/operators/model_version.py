@@ -45,7 +45,8 @@ class RegisterModelOperator(ModelOperator):
 
     XCom: the model version.
 
-    Raises: unknown run, logged model or folder; no MLmodel; no signature; tags that the registry does not take.
+    Raises: unknown run, logged model or folder; no MLmodel; no signature; tags, or a description too long, that the
+    registry does not take.
 
     Privileges: Unity Catalog: EXECUTE, CREATE MODEL VERSION and APPLY TAG on the model or its ownership, CREATE MODEL
     on the schema for a new model. MLflow basic auth: EDIT on the model, READ on the experiment.
@@ -243,6 +244,7 @@ class UpdateModelVersionOperator(ModelVersionOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Update the version."""
+        registry.check_texts(description=self.description)
         found = yield from resolve(registry, self.reference())
         description = redescribed(registry, found, self.description)
         yield from registry.update_model_version(found.name, found.version, description=description)

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_uc_models.events import REGISTERED_MODEL_CREATED, REGISTERED_MODEL_DELETED
-from airflow_uc_models.exceptions import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnknownEffectError
+from airflow_uc_models.exceptions import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    RegistryError,
+    UnknownEffectError,
+)
 from airflow_uc_models.names import ModelName
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator
 from airflow_uc_models.registry.base import Registry, str_tags
@@ -95,6 +101,7 @@ class UpdateRegisteredModelOperator(ModelOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Update the model."""
+        registry.check_texts(description=self.description)
         name = registry.normalize(self.model_name)
         description = self.description
         if registry.capabilities.tags is None:
@@ -111,7 +118,7 @@ class RenameRegisteredModelOperator(ModelOperator):
 
     XCom: the registered model under its new name.
 
-    Raises: missing model; a model that has the new name already.
+    Raises: missing model; a model that has the new name already; a second model of the old name.
 
     Privileges: Unity Catalog: MANAGE on the model and EXECUTE, or its ownership, and CREATE MODEL on the schema. MLflow
     basic auth: EDIT.
@@ -146,6 +153,11 @@ class RenameRegisteredModelOperator(ModelOperator):
             if not unsure:
                 raise
             yield from self._expect_renamed(registry, name, new_name)
+        if not registry.capabilities.unique_versions and (yield from registry.registered_models_named(name)):
+            raise RegistryError(
+                f"{name} was renamed to {new_name}, and there is a model named {name} all the same: two had that name, "
+                "or it was made again meanwhile. Delete or rename it, too."
+            )
         self.link_to(context, new_name)
         self.tell(context, REGISTERED_MODEL_DELETED, name, {})
         self.tell(context, REGISTERED_MODEL_CREATED, new_name, {})
@@ -167,7 +179,9 @@ class DeleteRegisteredModelOperator(ModelOperator):
 
     XCom: ``{"name", "deleted"}``; ``deleted`` is False where it was missing and ``missing_ok`` is set.
 
-    Raises: missing model, unless ``missing_ok``. A retry takes a missing model for its earlier try's work.
+    Raises: missing model, unless ``missing_ok``. A retry takes a missing model for its earlier try's work. On an
+    open-source Unity Catalog server, where two models can have one name, both are deleted; if one is left, the task
+    fails.
 
     Privileges: Unity Catalog: MANAGE on the model, EXECUTE if it has versions, or its ownership. MLflow basic auth:
     MANAGE.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_uc_models.entities import LoggedModel, ModelVersion, RegisteredModel, Run
@@ -62,6 +62,8 @@ class Capabilities:
     :param signature_required: every version must have a signature
     :param uploads: a version is a copy of the files, pushed by the client; else it points to where they are
     :param moves_between_schemas: a rename may change catalog and schema
+    :param keeps_run_ids: a version keeps any run id that it is given; else it must be of a run on the same server
+    :param limits: most characters of a text by parameter of the verbs, counted as Java does: an emoji is two
     :param unique_versions: no two versions of a model ever get the same number, nor two models the same name
     """
 
@@ -74,6 +76,8 @@ class Capabilities:
     signature_required: bool
     uploads: bool
     moves_between_schemas: bool
+    keeps_run_ids: bool = False
+    limits: Mapping[str, int] = field(default_factory=dict)
     unique_versions: bool = True
 
 
@@ -250,6 +254,16 @@ class Registry(ABC):
                 "Copy its versions with CopyModelVersionOperator instead."
             )
         return str(old), str(new)
+
+    def check_texts(self, **texts: str | None) -> None:
+        """Raise InvalidArgumentError for a text that is longer than the registry takes, by parameter of the verbs."""
+        for parameter, text in texts.items():
+            most, length = self.capabilities.limits.get(parameter), len((text or "").encode("utf-16-le")) // 2
+            if most is not None and length > most:
+                raise InvalidArgumentError(
+                    f"The {parameter} has {length:,} characters, with the lines that are added to it, and the "
+                    f"{self.capabilities.label} takes {most:,}: {(text or '')[:60]!r}... Shorten it."
+                )
 
     def tag_rules(self) -> TagRules:
         """Return the rules for tags; UnsupportedOperationError where there are none."""

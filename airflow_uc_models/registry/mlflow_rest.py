@@ -58,6 +58,7 @@ UNITY_CATALOG = Capabilities(
     signature_required=True,
     uploads=True,
     moves_between_schemas=False,
+    limits={"description": 65_536},  # docs: Databricks REST API, uc-registered-models
 )
 # MlflowClient's own page sizes (mlflow/store/model_registry/__init__.py)
 _MODEL_PAGE = 100

@@ -45,14 +45,17 @@ def keyed(
 
     What the description of another version carries of that kind is left out. ``airflow_copied_from`` and its like
     among the tags go where the key goes; any other tag is refused where there are none.
+
+    Raises: InvalidArgumentError for a description that is too long with what is added to it.
     """
     text, _ = comments.split(description)
     carried = {**(tags or {}), TASK_KEY_TAG: key}
-    if registry.capabilities.tags is not None:
-        return text, carried
-    if set(carried) - set(comments.OWN_TAGS):
-        registry.tag_rules()
-    return comments.join(text, carried), {}
+    if registry.capabilities.tags is None:
+        if set(carried) - set(comments.OWN_TAGS):
+            registry.tag_rules()
+        text, carried = comments.join(text, carried), {}
+    registry.check_texts(description=text)
+    return text, carried
 
 
 def key_of(registry: Registry, item: ModelVersion | RegisteredModel) -> str | None:

@@ -12,6 +12,9 @@ from airflow_uc_models.registry.call import Request, Response
 
 T = TypeVar("T")
 
+# Texts with a limit, as requests call them, and the parameters of the verbs that they come from.
+_PARAMETERS = {"comment": "description", "description": "description", "source": "source", "run_id": "run_id"}
+
 
 class RestRegistry(Registry):
     """A registry that answers JSON objects over HTTP.
@@ -35,10 +38,13 @@ class RestRegistry(Registry):
     ) -> Request:
         """Build the request of a verb on a model, with the privileges it needs; without a name, on all models.
 
+        Texts that are too long for the registry are refused: some answer them with a 500, which reads like an outage.
+
         :param arguments: sent as the query of a GET, as the body of anything else
         :param params: the query beside a body
         """
         in_query = method == "GET"
+        self.check_texts(**{_PARAMETERS[key]: arguments[key] for key in _PARAMETERS.keys() & arguments.keys()})
         return Request(
             method,
             f"{self.prefix}/{path}",

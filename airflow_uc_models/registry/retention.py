@@ -88,7 +88,7 @@ def _delete_model(registry: Registry, name: str) -> Call[None]:
             raise
         for version in versions:
             with suppress(NotFoundError):
-                yield from registry.delete_model_version(name, version.version)
+                yield from _delete_version(registry, name, version.version)
         yield from registry.delete_registered_model(name)
 
 

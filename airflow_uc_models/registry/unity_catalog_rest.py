@@ -18,7 +18,6 @@ from urllib.parse import quote
 
 from airflow_uc_models.entities import READY, LoggedModel, ModelVersion, RegisteredModel, Run
 from airflow_uc_models.exceptions import (
-    InvalidArgumentError,
     InvalidNameError,
     NotFoundError,
     UnsupportedOperationError,
@@ -42,9 +41,11 @@ OPEN_SOURCE_UC = Capabilities(
     signature_required=False,
     uploads=True,
     moves_between_schemas=False,
+    keeps_run_ids=True,
+    # The columns of its tables; what is longer is a 500 that leaves a folder behind, each time it is tried.
+    limits={"description": 65_535, "source": 255, "run_id": 255},
     unique_versions=False,
 )
-MAX_SOURCE = 255  # a longer one is a 500 that leaves a folder behind, each time it is tried
 # MlflowClient's own page sizes; the server sends 100 at most and a token for more
 _MODEL_PAGE = 100
 _VERSION_PAGE = 10_000
@@ -164,11 +165,6 @@ class UnityCatalogRestRegistry(RestRegistry):
     ) -> Call[ModelVersion]:
         name, parts = self._parts(name)
         self._no_tags(tags)
-        if len(source) > MAX_SOURCE:
-            raise InvalidArgumentError(
-                f"The source of a version has at most {MAX_SOURCE} characters on the {self.capabilities.label}, and "
-                f"this one {len(source)}: {source[:60]}..."
-            )
         body = wire.drop_unset(**parts, source=source, run_id=run_id or None, comment=description or None)
         action = f"create a version of {name} from {source}"
         request = self._on("POST", "models/versions", "create_model_version", name, action, body, repeatable=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,6 @@ from support.proxy import Proxy
 
 from airflow_uc_models.exceptions import (
     AlreadyExistsError,
-    ConflictError,
     InvalidArgumentError,
     InvalidNameError,
     InvalidRequestError,
@@ -26,10 +24,10 @@ from airflow_uc_models.hooks import model_files_open_source
 from airflow_uc_models.hooks.auth import BearerAuth
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transport import Transport
-from airflow_uc_models.registry import comments, shared_numbers
+from airflow_uc_models.registry import comments
 from airflow_uc_models.registry.aliases import delete_alias, move_alias, rollback_alias
 from airflow_uc_models.registry.facts import champion_of
-from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
+from airflow_uc_models.registry.mlflow_rest import UNITY_CATALOG, MlflowRestRegistry
 from airflow_uc_models.registry.registration import (
     create_model_once,
     create_pending_version,
@@ -109,6 +107,12 @@ def test_what_it_has_not_is_refused_before_any_call(call, watched, open_source, 
         (lambda n: REGISTRY.get_registered_model("dev.ml"), InvalidNameError),
         (lambda n: REGISTRY.get_model_version(n, 0), InvalidNameError),
         (lambda n: REGISTRY.create_model_version(n, "s" * 256), InvalidArgumentError),
+        (lambda n: REGISTRY.create_model_version(n, "s", run_id="r" * 256), InvalidArgumentError),
+        (lambda n: REGISTRY.create_model_version(n, "s", description="d" * 65_536), InvalidArgumentError),
+        (lambda n: REGISTRY.update_model_version(n, 1, description="d" * 65_536), InvalidArgumentError),
+        (lambda n: REGISTRY.create_registered_model(n + "_2", description="d" * 65_536), InvalidArgumentError),
+        (lambda n: REGISTRY.update_registered_model(n, description="\N{GRINNING FACE}" * 32_768), InvalidArgumentError),
+        (lambda n: create_model_once(REGISTRY, n, KEY, description="d" * (65_535 - len(LINE))), InvalidArgumentError),
         (lambda n: REGISTRY.rename_registered_model(n, "other.schema.m"), InvalidArgumentError),
     ],
 )
@@ -116,6 +120,30 @@ def test_slips_are_told_before_any_call(call, error, watched, open_source, name)
     with pytest.raises(error):
         transport(watched.url, open_source.token).run(call(name))
     assert watched.take() == []
+
+
+def test_texts_as_long_as_the_server_takes_are_not_refused(run, open_source) -> None:
+    name, most = open_source.new_name(), 65_535
+    text = "d" * (most - len(LINE) - 1)
+    model, _ = run(create_model_once(REGISTRY, name, KEY, description=text))
+    assert model.description == f"{text}\n{LINE}"
+    made = run(REGISTRY.create_model_version(name, "s" * 255, run_id="r" * 255, description="d" * most))
+    assert (len(made.source), len(made.run_id), len(made.description)) == (255, 255, most)
+    faces = "\N{GRINNING FACE}" * (most // 2)
+    assert run(REGISTRY.update_registered_model(name, description=faces)).description == faces
+
+
+def test_a_workspace_takes_one_character_more() -> None:
+    registry = MlflowRestRegistry("/api/2.0/mlflow/unity-catalog", UNITY_CATALOG)
+    for text, refused in (("d" * 65_536, False), ("d" * 65_537, True)):
+        for call in (
+            registry.create_registered_model("a.b.c", description=text),
+            registry.update_registered_model("a.b.c", description=text),
+            registry.create_model_version("a.b.c", "s", description=text),
+            registry.update_model_version("a.b.c", 1, description=text),
+        ):
+            with pytest.raises(InvalidArgumentError, match="65,536") if refused else nullcontext():
+                next(call)
 
 
 def test_errors_are_of_the_class_that_fits(run, open_source, name) -> None:
@@ -242,87 +270,6 @@ def test_a_create_whose_answer_is_lost_makes_one_version(open_source, watched, n
     watched.fail("/finalize", "PATCH", after=True, reset=True)
     assert run(finalize_version(REGISTRY, made)).is_ready
     assert len(open_source.versions(name)) == 1
-
-
-# -- numbers that are given out twice
-
-
-@pytest.fixture
-def racing(tmp_path):
-    """A server on which two creates at the same moment get one number."""
-    with flavour(tmp_path, concurrent_creates=2) as server:
-        yield server
-
-
-def two_pending(server, name):
-    """Two versions of one number, made by hand; the first is the one that the number reaches."""
-    made = []
-    body = dict(zip(("catalog_name", "schema_name", "model_name"), name.split("."), strict=True))
-
-    def post(comment: str) -> None:
-        made.append(server.call("POST", "/models/versions", {**body, "source": "s", "comment": comment}))
-
-    threads = [threading.Thread(target=post, args=(f"airflow_task_key: {key}",)) for key in (KEY, OTHER)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [v["version"] for v in server.versions(name)] == [1, 1]
-    run = transport(server.url).run
-    reached = run(REGISTRY.get_model_version(name, 1))
-    both = run(REGISTRY.search_model_versions(filter_string=f"name='{name}'"))
-    [hidden] = [v for v in both if v.storage_location != reached.storage_location]
-    return run, reached, hidden
-
-
-def test_tasks_that_create_at_the_same_moment_get_a_version_each(racing) -> None:
-    name = racing.make(racing.new_name())
-    results = {}
-
-    def work(key: str) -> None:
-        run = transport(racing.url).run
-        for _ in range(20):
-            with suppress(
-                ConflictError
-            ):  # one was already uploading when the other got the number, or got it each time
-                pending = run(create_pending_version(REGISTRY, name, key, create(name, key)))
-                run(finalize_version(REGISTRY, pending))
-                results[key] = run(settle(REGISTRY, pending.name, key))
-                break
-
-    threads = [threading.Thread(target=work, args=(key,)) for key in (KEY, OTHER)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(results) == {KEY, OTHER}
-    versions = racing.versions(name)
-    assert [v["status"] for v in versions].count("READY") == 2
-    for key, version in results.items():
-        assert version.description.endswith(key)
-        [row] = [v for v in versions if v["version"] == version.version]  # nobody shares it
-        assert (row["comment"], row["storage_location"]) == (version.description, version.storage_location)
-        assert row["status"] == "READY"
-
-
-def test_who_shares_a_number_and_is_reached_by_it_gives_way(racing) -> None:
-    run, reached, hidden = two_pending(racing, racing.make(racing.new_name()))
-    assert run(shared_numbers.claim(REGISTRY, reached)) is False
-    assert run(shared_numbers.claim(REGISTRY, hidden)) is True
-    assert [v["storage_location"] for v in racing.versions(hidden.name)] == [hidden.storage_location]
-
-
-def test_nobody_deletes_or_finishes_the_version_of_somebody_else(racing) -> None:
-    run, _, hidden = two_pending(racing, racing.make(racing.new_name()))
-    key = comments.split(hidden.description)[1]["airflow_task_key"]
-    assert run(shared_numbers.claim(REGISTRY, hidden)) is False
-    assert run(shared_numbers.delete_own(REGISTRY, hidden)) is False
-    with pytest.raises(ConflictError, match="given to another version"):
-        run(finalize_version(REGISTRY, hidden))
-    assert run(settle(REGISTRY, hidden.name, key)) is None
-    assert [v["status"] for v in racing.versions(hidden.name)] == ["PENDING_REGISTRATION"] * 2
-    made = run(create_pending_version(REGISTRY, hidden.name, key, create(hidden.name, key)))
-    assert made.version == 2
 
 
 # -- grants

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from support.open_source import flavour
 from support.proxy import Proxy
 
 from airflow_uc_models.exceptions import ConnectionConfigError
@@ -175,17 +176,66 @@ def test_aliases_and_tags_fail_once_and_before_any_call(dag_runner, open_source,
             copy_tags=["a"],
             registry_conn_id="watched",
         )
+        CopyModelVersionOperator(
+            task_id="copy_by_alias",
+            model_uri=f"models:/{name}@champion",
+            destination_model_name=name,
+            registry_conn_id="watched",
+        )
 
     with Proxy(open_source.url) as proxy:
         monkeypatch.setenv("AIRFLOW_CONN_WATCHED", open_source.connection_json(proxy.url))
         result = dag_runner.run(define, default_args=RETRY)
         assert proxy.take() == []
     tasks = result.dag_run.get_task_instances()
-    assert len(tasks) == 13
+    assert len(tasks) == 14
     assert {(ti.task_id, str(ti.state), ti.try_number) for ti in tasks} == {(t.task_id, "failed", 1) for t in tasks}
     refused = "open-source Unity Catalog server does not support"
     assert result.output.count(f"{refused} aliases. Name versions by their number") >= 5
     assert result.output.count(f"{refused} tags. Put what has to stay") >= 8
+
+
+def test_texts_that_are_too_long_fail_once_and_before_any_call(dag_runner, open_source, monkeypatch, name, tmp_path):
+    """The server answers them with a 500, which would be tried again and again."""
+    open_source.make(name, ("one",))
+    (tmp_path / ("f" * 200) / ("f" * 200)).mkdir(parents=True)
+
+    def define():
+        conn = {"registry_conn_id": "watched", "model_name": name}
+        long = {"description": "d" * 65_536, **conn}
+        CreateRegisteredModelOperator(task_id="create", **long)
+        UpdateRegisteredModelOperator(task_id="update", **long)
+        UpdateModelVersionOperator(task_id="update_version", version=1, **long)
+        RegisterModelOperator(task_id="register", model_uri="models:/m-0123", **long)
+        # Too long with the line of the task key only
+        RegisterModelOperator(task_id="key", model_uri="models:/m-0123", **conn, description="d" * 65_500)
+        RegisterModelOperator(task_id="source", model_uri=str(tmp_path / ("f" * 200) / ("f" * 200)), **conn)
+
+    with Proxy(open_source.url) as proxy:
+        monkeypatch.setenv("AIRFLOW_CONN_WATCHED", open_source.connection_json(proxy.url))
+        result = dag_runner.run(define, default_args=RETRY)
+        assert proxy.take() == []
+    tasks = result.dag_run.get_task_instances()
+    assert {(ti.task_id, str(ti.state), ti.try_number) for ti in tasks} == {(t.task_id, "failed", 1) for t in tasks}
+    assert result.output.count("open-source Unity Catalog server takes 65,535") >= 5
+    assert "open-source Unity Catalog server takes 255" in result.output
+
+
+def test_a_rename_that_leaves_a_second_model_of_the_name_fails(dag_runner, tmp_path, monkeypatch):
+    with flavour(tmp_path) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_TWINS", server.connection_json())
+        name = server.make(server.new_name())
+        models = server.app.state.store.models
+        models.append({**models[0], "id": "other"})
+        conn = {"registry_conn_id": "twins", "model_name": name}
+        result = dag_runner.run(
+            lambda: RenameRegisteredModelOperator(task_id="rename", new_name=f"{name}_2", **conn), default_args=RETRY
+        )
+        assert result.task_state("rename") == "failed"
+        assert f"there is a model named {name} all the same" in result.output
+        done = dag_runner.run(lambda: DeleteRegisteredModelOperator(task_id="delete", **conn))
+        assert done.xcom("delete")["deleted"] is True
+        assert [m["full_name"] for m in models] == [f"{name}_2"]
 
 
 @pytest.mark.parametrize("options", [{}, {"deferrable": True}], ids=["poke", "deferred"])

@@ -12,6 +12,7 @@ from support.models import add_version, log_model, tracking
 from support.open_source import flavour
 from support.proxy import Fault, Proxy
 
+from airflow_uc_models.emulator.open_source_races import Twins
 from airflow_uc_models.exceptions import ConnectionConfigError
 from airflow_uc_models.hooks import model_files
 from airflow_uc_models.hooks.mlflow_session import mlflow_session
@@ -91,6 +92,7 @@ def test_a_logged_model_is_registered_from_its_tracking_server(
         version = result.xcom(task)
         assert version["status"] == "READY"
         assert version["source"] == logged.uri
+        assert version["run_id"] == logged.run_id
         assert digests(storage(version)) == digests(folder)
     assert {v["version"] for v in open_source.versions(name)} == {1, 2}
     assert result.task_state("without") == "failed"
@@ -145,6 +147,7 @@ def test_from_an_mlflow_server_and_back(
     result = dag_runner.run(define)
     there, back = result.xcom("to"), result.xcom("back")
     assert digests(storage(there)) == digests(folder)
+    assert there["run_id"] == logged.run_id
     lines = there["description"].split("\n")
     assert lines[:3] == [
         "described",
@@ -192,14 +195,24 @@ def test_a_version_is_found_again_after_its_description_was_replaced(dag_runner,
     assert found.to_xcom() == version
 
 
-@pytest.mark.parametrize("path", ["/models", "/models/versions", "/finalize"])
-def test_lost_answers_make_one_version(dag_runner, open_source, folder, name, monkeypatch, path):
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/models", "folder"), ("/models/versions", "folder"), ("/models/versions", "run"), ("/finalize", "folder")],
+)
+def test_lost_answers_make_one_version(
+    dag_runner, connection, logged, open_source, folder, name, monkeypatch, path, kind
+):
+    uri = str(folder) if kind == "folder" else f"runs:/{logged.run_id}/model"
     with Proxy(open_source.url) as proxy:
         monkeypatch.setenv("AIRFLOW_CONN_LOST", open_source.connection_json(proxy.url))
         fault = proxy.fail(path, after=True, reset=True)
         result = dag_runner.run(
             lambda: RegisterModelOperator(
-                task_id="register", model_name=name, model_uri=str(folder), registry_conn_id="lost"
+                task_id="register",
+                model_name=name,
+                model_uri=uri,
+                tracking_conn_id=connection if kind == "run" else None,
+                registry_conn_id="lost",
             )
         )
     assert fault.seen.is_set()
@@ -237,27 +250,54 @@ def test_storage_that_the_worker_cannot_reach_is_told(dag_runner, open_source, f
             model_files.upload(hook, version, folder)
 
 
-def test_registrations_at_the_same_moment_make_a_version_each(folder, tmp_path, monkeypatch):
-    """Creates that come at once get one number: each must end with a version of its own, complete."""
-    with flavour(tmp_path, concurrent_creates=2) as server:
-        monkeypatch.setenv("AIRFLOW_CONN_RACING", server.connection_json())
-        name = server.make(server.new_name())
-        made = {}
+@pytest.mark.parametrize("reached", ["oldest", "newest"])
+def test_registrations_at_the_same_moment_make_a_version_each(dag_runner, folder, tmp_path, monkeypatch, reached):
+    """Creates that come at once get one number, here that of the last row of a page, and each version is complete."""
+    with (
+        flavour(tmp_path, concurrent_creates=2, page_size=5, twins=Twins("oldest", reached)) as server,
+        Proxy(server.url) as proxy,
+    ):
+        monkeypatch.setenv("AIRFLOW_CONN_RACING", server.connection_json(proxy.url))
+        monkeypatch.setenv("AIRFLOW_CONN_DIRECT", server.connection_json())
+        name, made, given = server.make(server.new_name(), ("",) * 4), [], []
+        store = server.app.state.store
+        create = store.create_version
 
-        def work(key: str) -> None:
-            made[key] = register(ModelRegistryHook("racing"), LocalSource(folder), NewVersion(name, key))
+        def watched(*arguments):
+            given.append(create(*arguments))
+            return given[-1]
 
-        keys = ["0" * 32, "1" * 32]
-        threads = [threading.Thread(target=work, args=(key,)) for key in keys]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert set(made) == set(keys)
-        assert made[keys[0]].version != made[keys[1]].version
-        ready = [v for v in server.versions(name) if v["status"] == "READY"]
-        assert {v["version"] for v in ready} == {v.version for v in made.values()}
-        for version in ready:
+        store.create_version = watched
+
+        def work() -> None:
+            made.append(
+                register(ModelRegistryHook("direct"), LocalSource(folder), NewVersion(name, "1" * 32)).to_xcom()
+            )
+
+        other = threading.Thread(target=work)
+
+        def begin(request) -> bool:
+            if (request.method, other.ident) == ("POST", None):
+                other.start()
+            return False
+
+        proxy.faults.append(Fault(begin))
+        result = dag_runner.run(
+            lambda: RegisterModelOperator(
+                task_id="register", model_name=name, model_uri=str(folder), registry_conn_id="racing"
+            )
+        )
+        other.join()
+        made.append(result.xcom("register"))
+        assert [row["version"] for row in given][:2] == [5, 5]
+        assert len(made) == 2
+        rows = [v for v in store.versions if v["version"] > 4]
+        assert all(v["status"] == "READY" for v in rows)
+        for version in made:
+            assert version["version"] > 4
+            assert [v for v in rows if v["version"] == version["version"]] == [
+                v for v in rows if v["storage_location"] == version["storage_location"]
+            ]
             assert digests(storage(version)) == digests(folder)
 
 
