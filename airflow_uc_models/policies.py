@@ -77,7 +77,7 @@ class PromotionPolicy:
         PromotionPolicy(
             metrics=[
                 MetricRule("accuracy", min=0.9, min_gain=0.0),
-                MetricRule("log_loss", max=0.4, min_relative_gain=0.05, higher_is_better=False),
+                MetricRule("log_loss", max=0.4, min_relative_gain=0.05),
                 MetricRule("recall", min=0.8, slices=["country=DE", "country=FR"]),
             ],
             required_tags=["reviewed_by"],
@@ -88,7 +88,7 @@ class PromotionPolicy:
     or the same as plain JSON, where an operator takes a policy::
 
         {"metrics": [{"name": "accuracy", "min": 0.9, "min_gain": 0.0},
-                     {"name": "log_loss", "max": 0.4, "min_relative_gain": 0.05, "higher_is_better": false},
+                     {"name": "log_loss", "max": 0.4, "min_relative_gain": 0.05},
                      {"name": "recall", "min": 0.8, "slices": ["country=DE", "country=FR"]}],
          "required_tags": ["reviewed_by"], "max_size": "500MB", "max_age": "30 days"}
 

@@ -15,6 +15,7 @@ from decimal import Context, Decimal
 from typing import Any, TypeGuard
 
 from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.metric_directions import is_higher_better
 from airflow_uc_models.quantities import number_text, number_texts
 from airflow_uc_models.rules import Check, Facts
 
@@ -63,7 +64,9 @@ class MetricRule:
         worse", less than 0 for how much worse it may be
     :param min_relative_gain: the same as a fraction of the magnitude of the champion's value: 0.05 is better by 5 %,
         -0.05 worse by 5 % at most; a champion's value of 0 refuses, as there is no fraction of it
-    :param higher_is_better: whether a greater value is a gain; False for errors and losses
+    :param higher_is_better: whether a greater value is a gain; False for errors and losses. By default it follows from
+        the name for the metrics of MLflow and scikit-learn, such as ``log_loss``, ``val_rmse`` or ``f1_macro``
+        (``metric_directions``); for any other name, a rule on a gain must set it
     :param slices: the conditions hold for each of these parts of the data, such as ``["country=DE", "country=FR"]``,
         instead of for all of it; a slice without the metric refuses
     :param slice_metric: how the metric of a slice is named, with ``{metric}`` and ``{slice}`` in it; the default
@@ -75,7 +78,7 @@ class MetricRule:
     max: float | None = None
     min_gain: float | None = None
     min_relative_gain: float | None = None
-    higher_is_better: bool = True
+    higher_is_better: bool | None = None
     slices: Sequence[str] | None = None
     slice_metric: str = SLICE_METRIC
 
@@ -83,9 +86,19 @@ class MetricRule:
         if not isinstance(self.name, str) or not self.name.strip():
             raise InvalidArgumentError(f"The name of a metric rule must be a metric's name, not {self.name!r}.")
         self._check_limits()
-        if not isinstance(self.higher_is_better, bool):
-            raise InvalidArgumentError(f"higher_is_better of metric {self.name!r} must be True or False.")
+        self._set_direction()
         self._check_slices()
+
+    def _set_direction(self) -> None:
+        if self.higher_is_better is None:
+            object.__setattr__(self, "higher_is_better", is_higher_better(self.name))
+        if self.higher_is_better is None and self.compares:
+            raise InvalidArgumentError(
+                f"It is not known whether a greater {self.name!r} is better, which a rule on a gain must know. Set "
+                "higher_is_better=True in the rule, or higher_is_better=False for an error or a loss."
+            )
+        if not isinstance(self.higher_is_better, bool | None):
+            raise InvalidArgumentError(f"higher_is_better of metric {self.name!r} must be True or False.")
 
     def _check_limits(self) -> None:
         limits = {key: getattr(self, key) for key in _LIMITS}

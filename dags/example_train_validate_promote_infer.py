@@ -53,7 +53,7 @@ POLICY = PromotionPolicy(
         # At least this good, and better than the champion by at least this much.
         MetricRule("roc_auc", min=0.9, min_gain=0.002),
         # A smaller log loss is better, and it may not get worse.
-        MetricRule("log_loss", higher_is_better=False, min_gain=0.0),
+        MetricRule("log_loss", min_gain=0.0),
     ],
 )
 # [END promotion_policy]

@@ -39,18 +39,18 @@ def judge(policy, candidate, champion=None):
         (MetricRule("a", max=0.3), 0.3, None, True),
         (MetricRule("a", max=0.3), math.nextafter(0.3, 1), None, False),
         (MetricRule("a", min=0.2, max=0.3), 0.25, 9, True),
-        (MetricRule("a", min_gain=0), 0.5, None, True),
-        (MetricRule("a", min_gain=0), 0.5, 0.5, True),
-        (MetricRule("a", min_gain=0), 0.4, 0.5, False),
-        (MetricRule("a", min_gain=0.1), 0.9, 0.8, True),
-        (MetricRule("a", min_gain=0.1), math.nextafter(0.9, 0), 0.8, False),
-        (MetricRule("a", min_gain=-0.1), 0.8, 0.9, True),
-        (MetricRule("a", min_gain=-0.1), 0.79, 0.9, False),
+        (MetricRule("a", min_gain=0, higher_is_better=True), 0.5, None, True),
+        (MetricRule("a", min_gain=0, higher_is_better=True), 0.5, 0.5, True),
+        (MetricRule("a", min_gain=0, higher_is_better=True), 0.4, 0.5, False),
+        (MetricRule("a", min_gain=0.1, higher_is_better=True), 0.9, 0.8, True),
+        (MetricRule("a", min_gain=0.1, higher_is_better=True), math.nextafter(0.9, 0), 0.8, False),
+        (MetricRule("a", min_gain=-0.1, higher_is_better=True), 0.8, 0.9, True),
+        (MetricRule("a", min_gain=-0.1, higher_is_better=True), 0.79, 0.9, False),
         (MetricRule("a", min_gain=0, higher_is_better=False), 0.5, 0.5, True),
         (MetricRule("a", min_gain=0, higher_is_better=False), 0.6, 0.5, False),
         (MetricRule("a", min_gain=0.1, higher_is_better=False), 0.8, 0.9, True),
         (MetricRule("a", max=0.3, min_gain=0.1, higher_is_better=False), 0.4, 0.9, False),
-        (MetricRule("a", min_gain=1e-300), 1e308, -1e308, True),
+        (MetricRule("a", min_gain=1e-300, higher_is_better=True), 1e308, -1e308, True),
     ],
 )
 def test_one_metric(rule, candidate, champion, approved):
@@ -60,7 +60,7 @@ def test_one_metric(rule, candidate, champion, approved):
 
 def test_binary_difference_would_have_refused_a_gain_of_a_tenth():
     assert 0.9 - 0.8 < 0.1
-    verdict = judge(metric_policy(MetricRule("a", min_gain=0.1)), {"a": 0.9}, {"a": 0.8})
+    verdict = judge(metric_policy(MetricRule("a", min_gain=0.1, higher_is_better=True)), {"a": 0.9}, {"a": 0.8})
     assert verdict.reasons == ["a 0.9, champion 0.8: gain 0.1, required >= 0.1"]
 
 
@@ -101,7 +101,7 @@ def test_reasons_of_an_approval_are_what_speaks_for_it():
 @pytest.mark.parametrize("champion", [None, {"a": 0.5}])
 def test_a_candidate_metric_that_is_unknown_or_not_finite_refuses(limits, value, champion):
     candidate = {} if value is None else {"a": value}
-    verdict = judge(metric_policy(MetricRule("a", **limits)), candidate, champion)
+    verdict = judge(metric_policy(MetricRule("a", **limits, higher_is_better=True)), candidate, champion)
     assert not verdict.approved
     json.dumps(verdict.to_xcom(), allow_nan=False)
 
@@ -114,7 +114,7 @@ def test_an_unknown_metric_says_where_it_was_looked_for_and_what_is_known():
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_a_champion_metric_that_is_unknown_or_not_finite_refuses_a_gain(value):
-    policy = metric_policy(MetricRule("a", min_gain=0))
+    policy = metric_policy(MetricRule("a", min_gain=0, higher_is_better=True))
     champion = Facts(metrics={} if value is None else {"a": value}, metrics_from="run 7")
     verdict = policy.judge(Facts(metrics={"a": 1}), champion)
     assert not verdict.approved
@@ -124,7 +124,7 @@ def test_a_champion_metric_that_is_unknown_or_not_finite_refuses_a_gain(value):
 
 
 def test_the_first_candidate_needs_no_gain_and_still_its_thresholds():
-    policy = metric_policy(MetricRule("a", min=0.5, min_gain=0.1))
+    policy = metric_policy(MetricRule("a", min=0.5, min_gain=0.1, higher_is_better=True))
     good, bad = judge(policy, {"a": 0.6}), judge(policy, {"a": 0.4})
     assert good.approved
     assert "no champion yet" in good.reasons[1]
@@ -132,7 +132,7 @@ def test_the_first_candidate_needs_no_gain_and_still_its_thresholds():
 
 
 def test_the_champion_need_not_be_better_than_itself():
-    policy = metric_policy(MetricRule("a", min=0.5, min_gain=0.1))
+    policy = metric_policy(MetricRule("a", min=0.5, min_gain=0.1, higher_is_better=True))
     one, other = (Facts(metrics={"a": 0.6}, model=model) for model in ("m-1", "m-2"))
     assert policy.judge(one, one).approved
     assert not policy.judge(one, other).approved
@@ -180,7 +180,9 @@ def test_every_verdict_of_a_policy_lists_the_same_rules(rules, candidate, champi
 
 @given(numbers, numbers)
 def test_no_worse_means_exactly_that(candidate, champion):
-    verdict = judge(metric_policy(MetricRule("a", min_gain=0)), {"a": candidate}, {"a": champion})
+    verdict = judge(
+        metric_policy(MetricRule("a", min_gain=0, higher_is_better=True)), {"a": candidate}, {"a": champion}
+    )
     assert verdict.approved == (candidate >= champion)
 
 
@@ -243,7 +245,7 @@ def test_signatures_are_looked_at_only_where_a_rule_needs_them():
     assert metric_policy(compatible_signature=True).needs_signature
     assert metric_policy(require_signature=True).needs_signature
     assert not metric_policy(MetricRule("a", min=0)).needs_champion_metrics
-    assert metric_policy(MetricRule("a", min_gain=0)).needs_champion_metrics
+    assert metric_policy(MetricRule("a", min_gain=0, higher_is_better=True)).needs_champion_metrics
 
 
 # -- policies that are none

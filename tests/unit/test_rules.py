@@ -58,7 +58,7 @@ def test_a_relative_gain_is_a_fraction_of_the_champions_magnitude(limit, higher,
 @pytest.mark.parametrize("candidate", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("limit", [-0.5, 0, 0.5])
 def test_there_is_no_fraction_of_nothing(limit, candidate):
-    rules = policy(metrics=[MetricRule("a", min_relative_gain=limit)])
+    rules = policy(metrics=[MetricRule("a", min_relative_gain=limit, higher_is_better=True)])
     found = check(rules, Facts(metrics={"a": candidate}), Facts(metrics={"a": 0.0}))
     assert not found.passed
     assert "no fraction of 0" in found.reason
@@ -66,7 +66,7 @@ def test_there_is_no_fraction_of_nothing(limit, candidate):
 
 
 def test_a_relative_gain_tells_both_numbers_and_the_fraction():
-    rules = policy(metrics=[MetricRule("a", min_gain=0.1, min_relative_gain=0.05)])
+    rules = policy(metrics=[MetricRule("a", min_gain=0.1, min_relative_gain=0.05, higher_is_better=True)])
     verdict = rules.judge(Facts(metrics={"a": 0.84}), Facts(metrics={"a": 0.8}))
     assert [(c.rule, c.passed, c.candidate, c.against) for c in verdict.checks] == [
         ("a gain >= 0.1", False, 0.84, 0.8),
@@ -82,8 +82,18 @@ def test_a_relative_gain_tells_both_numbers_and_the_fraction():
         (MetricRule("a", min=0.96), 0.959961, 0.5, "a 0.95996, required >= 0.96"),
         (MetricRule("a", max=0.1), 0.100000001, 0.5, "a 0.100000001, required <= 0.1"),
         (MetricRule("a", min=0.5), 0.87654321, 0.5, "a 0.8765, required >= 0.5"),
-        (MetricRule("a", min_gain=0), 0.8, 0.80000001, "a 0.8, champion 0.80000001: gain -1e-8, required >= 0"),
-        (MetricRule("a", min_gain=0.1), 0.899999, 0.8, "a 0.9, champion 0.8: gain 0.099999, required >= 0.1"),
+        (
+            MetricRule("a", min_gain=0, higher_is_better=True),
+            0.8,
+            0.80000001,
+            "a 0.8, champion 0.80000001: gain -1e-8, required >= 0",
+        ),
+        (
+            MetricRule("a", min_gain=0.1, higher_is_better=True),
+            0.899999,
+            0.8,
+            "a 0.9, champion 0.8: gain 0.099999, required >= 0.1",
+        ),
     ],
 )
 def test_reasons_are_rounded_and_a_refusal_never_looks_like_a_pass(rule, value, champion, reason):
@@ -107,7 +117,10 @@ eighths = st.integers(-40, 40).map(lambda x: x / 8)
 def test_the_verdict_is_that_of_mlflows_own_validation(candidate, champion, limit, gain, relative, higher):
     import mlflow
     from mlflow.models import MetricThreshold
+    from packaging.version import Version
 
+    if Version(mlflow.__version__) < Version("3.17"):  # divides by the signed value, which turns it around below 0
+        champion = abs(champion)
     threshold = MetricThreshold(limit, gain, relative, greater_is_better=higher)
     sides = [{"a": candidate}, {"a": champion}]
     try:
@@ -201,7 +214,7 @@ def test_values_of_different_data_are_not_compared(one, other):
     sides = [
         Facts(metrics={"a": value}, evaluated_on={"a": on} if on else {}) for value, on in ((0.9, one), (0.1, other))
     ]
-    found = check(policy(metrics=[MetricRule("a", min_gain=0)]), *sides)
+    found = check(policy(metrics=[MetricRule("a", min_gain=0, higher_is_better=True)]), *sides)
     assert not found.passed
     assert "a is not comparable" in found.reason
 
@@ -302,7 +315,7 @@ def test_smoke_test(found, passed):
 
 def test_a_verdict_lists_every_rule_though_all_fail():
     rules = PromotionPolicy(
-        metrics=[MetricRule("a", min=1, min_relative_gain=0)],
+        metrics=[MetricRule("a", min=1, min_relative_gain=0, higher_is_better=True)],
         required_tags=["t"],
         require_description=True,
         max_size=1,
@@ -326,7 +339,9 @@ def test_a_verdict_lists_every_rule_though_all_fail():
 
 
 PLAIN = {
-    "metrics": [{"name": "a", "min_relative_gain": "0.05", "slices": ["x=1"], "slice_metric": "{slice}/{metric}"}],
+    "metrics": [
+        {"name": "accuracy", "min_relative_gain": "0.05", "slices": ["x=1"], "slice_metric": "{slice}/{metric}"}
+    ],
     "require_description": "20",
     "max_size": "500MB",
     "allowed_flavors": ["sklearn"],
@@ -337,7 +352,7 @@ PLAIN = {
 
 def test_the_whole_language_as_json():
     assert PromotionPolicy.of(json.dumps(PLAIN)) == PromotionPolicy(
-        metrics=[MetricRule("a", min_relative_gain=0.05, slices=["x=1"], slice_metric="{slice}/{metric}")],
+        metrics=[MetricRule("accuracy", min_relative_gain=0.05, slices=["x=1"], slice_metric="{slice}/{metric}")],
         require_description=20,
         max_size="500MB",
         allowed_flavors=["sklearn"],
@@ -373,8 +388,8 @@ def rule(**options):
         (lambda: policy(require_description="yes"), "require_description"),
         (lambda: policy(smoke_test="yes"), "smoke_test"),
         (lambda: MetricRule(" ", min=1), "metric's name"),
-        (lambda: MetricRule("a", min_relative_gain=math.nan), "finite"),
-        (lambda: MetricRule("a", min_relative_gain=-1), "fraction"),
+        (lambda: MetricRule("a", min_relative_gain=math.nan, higher_is_better=True), "finite"),
+        (lambda: MetricRule("a", min_relative_gain=-1, higher_is_better=True), "fraction"),
         (lambda: MetricRule("a", min=1, slices=[]), "at least one slice"),
         (lambda: MetricRule("a", min=1, slices="country=DE"), "list of at least one slice"),
         (lambda: MetricRule("a", min=1, slices=[" "]), "at least one slice"),
