@@ -123,6 +123,7 @@ class Run:
     :param model_ids: logged models that the run wrote, in the order of their steps
     :param workspace_id: the Databricks workspace that it was read from
     :param started_at: milliseconds since the epoch
+    :param experiment_id: the experiment of the run
     """
 
     run_id: str
@@ -132,3 +133,4 @@ class Run:
     model_ids: list[str] = field(default_factory=list)
     workspace_id: str | None = None
     started_at: int | None = None
+    experiment_id: str | None = None

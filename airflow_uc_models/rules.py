@@ -131,7 +131,7 @@ class DescriptionRule:
     def checks(self, candidate: Facts, champion: Facts | None) -> Iterator[Check]:  # noqa: ARG002
         """Check the length of the description."""
         length = len((candidate.description or "").strip())
-        rule = "description" + (f" of at least {self.min_length} characters" if self.min_length > 1 else "")
+        rule = "description" + (f" >= {self.min_length} characters" if self.min_length > 1 else "")
         reason = f"the description has {length} characters, required >= {self.min_length}"
         if not length:
             reason = "the candidate has no description, which is required"

@@ -1,16 +1,27 @@
-"""The report of a verdict for people: Markdown with a table of all checks, and a chart of the metrics as SVG. Pure."""
+"""The report of a verdict for people: one HTML page with a chart, which shows without any other file or script. Pure.
+
+MLflow's UI shows it in a sandboxed frame, which loads nothing and follows no link; so the page has its chart as inline
+SVG and spells its links out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-REPORT, CHART = "report.md", "chart.svg"
+from airflow_uc_models.quantities import number_texts
+
+if TYPE_CHECKING:
+    import jinja2
+
 _MANY = 40
-_ROW, _BAR, _LEFT, _PLOT, _RIGHT, _TOP = 46, 15, 250, 360, 90, 40
-_COLORS = {"candidate": "#1f77b4", "champion": "#9e9e9e"}
-_MARKUP = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"})
+# Pixels: a metric's name, its bars, their values; and how high a metric is.
+_LEFT, _PLOT, _RIGHT, _TOP, _ROW, _BAR = 230, 520, 110, 44, 66, 20
+_NAME = 32
+_COLORS = {"candidate": "#1f6feb", "champion": "#9aa4b2"}
 
 
 def version_label(verdict: Mapping[str, Any]) -> str:
@@ -23,77 +34,176 @@ def champion_label(verdict: Mapping[str, Any]) -> str:
     return version_label(verdict["champion"]) if verdict["champion"] else "none"
 
 
-def folder(verdict: Mapping[str, Any]) -> str:
-    """Return the folder of a version's report among its run's artifacts."""
-    return f"validation/{verdict['name']}-v{verdict['version']}"
+def report_path(name: str, version: int, key: str) -> str:
+    """Return where the report of a verdict is among the artifacts of the version's run.
+
+    :param key: tells the verdict from all others on the version
+    """
+    return f"validation/{name}-v{version}/{key}.html"
 
 
-def texts(verdict: Mapping[str, Any]) -> dict[str, str]:
-    """Return the report as text by file name; there is a chart only if a rule is about a metric."""
-    chart = svg(verdict)
-    return {REPORT: markdown(verdict)} | ({CHART: chart} if chart else {})
+@dataclass(frozen=True)
+class Report:
+    """What the page shows.
+
+    :param verdict: as it goes to XCom
+    :param origin: what led to the verdict, by title, such as the Dag run
+    :param links: address by title
+    """
+
+    verdict: Mapping[str, Any]
+    origin: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    def html(self) -> str:
+        """Return the page; all that is shown is escaped."""
+        verdict = self.verdict
+        failed = [check["reason"] for check in verdict["checks"] if not check["passed"]]
+        count = len(verdict["checks"])
+        summary = f"All {count} rules passed." if not failed else f"{len(failed)} of {count} rules failed."
+        champion = (
+            f"{verdict['champion']['name']} version {verdict['champion']['version']}"
+            if verdict["champion"]
+            else "none yet"
+        )
+        return _page(
+            verdict,
+            verdict["validation_status"],
+            summary=summary,
+            facts={"Champion": champion, **self.origin},
+            failures=failed,
+            rules=[_rule(check) for check in verdict["checks"]],
+            chart=_chart(verdict),
+            links=_safe(self.links),
+        )
 
 
-def markdown(verdict: Mapping[str, Any]) -> str:
-    """Return the report; it says the same for the same verdict."""
-    against = "there is no champion yet" if not verdict["champion"] else _text(champion_label(verdict))
-    lines = [
-        f"# {_text(version_label(verdict))}: {verdict['validation_status']}",
-        "",
-        f"Champion: {against}",
-        "",
-        "| | Rule | Candidate | Against | Reason |",
-        "|---|---|---|---|---|",
-    ]
-    for check in verdict["checks"]:
-        cells = (check["rule"], check["candidate"], check["against"], check["reason"])
-        lines.append(f"| {'passed' if check['passed'] else '**FAILED**'} | {' | '.join(map(_text, cells))} |")
-    if verdict["metrics"]:
-        lines += ["", f"![Metrics of candidate and champion]({CHART})"]
-    return "\n".join([*lines, ""])
+def unfinished(version: Mapping[str, Any], origin: Mapping[str, str]) -> str:
+    """Return the page that is in the report's place until there is a verdict.
+
+    :param version: ``name`` and ``version``
+    """
+    summary = "The validation has not finished yet, or was ended before it had a verdict."
+    return _page(version, "running", summary=summary, facts=origin, chart=_Chart())
 
 
-def svg(verdict: Mapping[str, Any]) -> str:
+def _page(version: Mapping[str, Any], status: str, **content: Any) -> str:
+    label = version_label(version)
+    return _template().render(label=label, name=version["name"], version=version["version"], status=status, **content)
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    source = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined).from_string(source)
+
+
+def _safe(links: Mapping[str, str]) -> dict[str, str]:
+    return {title: url for title, url in links.items() if url.startswith(("http://", "https://"))}
+
+
+def _rule(check: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table; numbers that differ do not look the same."""
+    sides = {key: check[key] for key in ("candidate", "champion")}
+    numbers = [value for value in (*sides.values(), check["against"]) if _is_number(value)]
+    shown = dict(zip(numbers, number_texts(*numbers), strict=True))
+    texts = {key: shown[value] if _is_number(value) else "" if value is None else value for key, value in sides.items()}
+    name = _subject(check)
+    return {
+        "name": name,
+        "passed": check["passed"],
+        "required": check["required"] or "",
+        "reason": check["reason"],
+        **texts,
+    }
+
+
+def _subject(check: Mapping[str, Any]) -> str:
+    """Return what a rule is about: the rule without what it requires, which has a column of its own."""
+    return str(check["rule"]).removesuffix(str(check["required"])).strip() or str(check["rule"])
+
+
+# -- the chart
+
+
+@dataclass(frozen=True)
+class _Chart:
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    legend: list[dict[str, Any]] = field(default_factory=list)
+    left_out: int = 0
+    width: int = _LEFT + _PLOT + _RIGHT
+    values: int = _LEFT + _PLOT + 10
+
+    @property
+    def height(self) -> int:
+        return _TOP + _ROW * len(self.metrics)
+
+
+def _chart(verdict: Mapping[str, Any]) -> _Chart:
     """Return bars of the candidate's and the champion's metrics, each metric on a scale of its own."""
-    metrics = list(verdict["metrics"].items())[:_MANY]
-    if not metrics:
-        return ""
-    height = _TOP + _ROW * len(metrics)
-    size = f'width="{_LEFT + _PLOT + _RIGHT}" height="{height}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
+    metrics = list(verdict["metrics"].items())
+    has_champion = bool(verdict["champion"])
+    shown = [
+        _metric(name, sides, _limits(verdict, name), _TOP + _ROW * i, has_champion=has_champion)
+        for i, (name, sides) in enumerate(metrics[:_MANY])
     ]
-    for i, (side, color) in enumerate(_COLORS.items()):
-        label = version_label(verdict) if side == "candidate" else champion_label(verdict)
-        parts.append(f'<rect x="{10 + 350 * i}" y="12" width="12" height="12" fill="{color}"/>')
-        parts.append(_label(28 + 350 * i, 22, f"{side}: {label}"))
-    for i, (name, sides) in enumerate(metrics):
-        parts += _bars(name, sides, _TOP + _ROW * i)
-    return "\n".join([*parts, "</svg>", ""])
+    labels = {"candidate": f"candidate: version {verdict['version']}"}
+    if has_champion:
+        labels["champion"] = f"champion: {version_label(verdict['champion'])}"
+    legend = [{"label": label, "color": _COLORS[side], "x": 230 * i} for i, (side, label) in enumerate(labels.items())]
+    return _Chart(shown, legend, max(0, len(metrics) - _MANY))
 
 
-def _bars(name: str, sides: Mapping[str, Any], top: int) -> list[str]:
-    values = [value for value in sides.values() if isinstance(value, int | float)]
-    low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
-    # halves, as the difference of two great floats is not finite
-    span = (high / 2 - low / 2) or 1.0
-    parts = [_label(10, top + _BAR + 4, name if len(name) <= _MANY else name[: _MANY - 3] + "...")]
-    for i, (side, color) in enumerate(_COLORS.items()):
-        value, y = sides.get(side), top + _BAR * i
-        if not isinstance(value, int | float):
-            parts.append(_label(_LEFT, y + 11, "none" if value is None else str(value), color))
-            continue
-        x, width = ((min(value, 0.0) / 2 - low / 2) / span * _PLOT, abs(value) / 2 / span * _PLOT)
-        parts.append(f'<rect x="{_LEFT + x:.1f}" y="{y}" width="{width:.1f}" height="{_BAR - 2}" fill="{color}"/>')
-        parts.append(_label(_LEFT + _PLOT + 6, y + 11, f"{value:.6g}", color))
-    return parts
+def _limits(verdict: Mapping[str, Any], name: str) -> list[tuple[str, float]]:
+    """Return the thresholds on a metric, as the rules say them."""
+    checks = [check for check in verdict["checks"] if check["rule"] == f"{name} {check['required']}"]
+    return [(check["required"], check["against"]) for check in checks if check["required"].startswith((">=", "<="))]
 
 
-def _label(x: int, y: int, text: str, color: str = "black") -> str:
-    return f'<text x="{x}" y="{y}" fill="{color}">{escape(text)}</text>'
+def _metric(
+    name: str, sides: Mapping[str, Any], limits: list[tuple[str, float]], top: int, *, has_champion: bool
+) -> dict[str, Any]:
+    values = {side: sides.get(side) for side in _COLORS if side == "candidate" or has_champion}
+    numbers = [value for value in values.values() if _is_number(value)]
+    compared = [*numbers, *(limit for _, limit in limits)]
+    scale, texts = _Scale(compared), dict(zip(compared, number_texts(*compared), strict=True))
+    return {
+        "name": name,
+        "label": name if len(name) <= _NAME else f"{name[: _NAME - 1]}…",
+        "y": top,
+        "bars": list(_bars(values, texts, scale, top)),
+        "limits": [_limit(text, scale.x(value)) for text, value in limits],
+    }
 
 
-def _text(value: Any) -> str:
-    """Return a value as text that Markdown shows as it is, in one line."""
-    return "" if value is None else " ".join(str(value).split()).translate(_MARKUP)
+def _bars(values: Mapping[str, Any], texts: Mapping[Any, str], scale: _Scale, top: int) -> Iterator[dict[str, Any]]:
+    for i, (side, value) in enumerate(values.items()):
+        bar = {"y": top + 1 + _BAR * i, "color": _COLORS[side], "is_candidate": side == "candidate"}
+        if _is_number(value):
+            ends = sorted((scale.x(0.0), scale.x(value)))
+            yield {**bar, "x": ends[0], "width": round(ends[1] - ends[0], 1), "text": texts[value]}
+        else:
+            yield {**bar, "x": 0, "width": None, "text": "none" if value is None else value}
+
+
+def _limit(text: str, x: float) -> dict[str, Any]:
+    middle = _LEFT + _PLOT / 2
+    return {"text": f"required {text}", "x": x, "anchor": "end" if x > middle else "start"}
+
+
+class _Scale:
+    """From values to pixels: 0 is always on it."""
+
+    def __init__(self, values: list[float]) -> None:
+        self._low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
+        # halves, as the difference of two great floats is not finite
+        self._span = (high / 2 - self._low / 2) or 1.0
+
+    def x(self, value: float) -> float:
+        return round(_LEFT + (value / 2 - self._low / 2) / self._span * _PLOT, 1)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from airflow_uc_models.approvals import PENDING, STATUS_TAG, Answer, ApprovalReq
 from airflow_uc_models.compat import AirflowFailException, AirflowSkipException
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.events import MODEL_VERSION_TAG_SET
-from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
+from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.hooks.run_pages import report_page, run_page
 from airflow_uc_models.names import parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator, fail_without_retry
 from airflow_uc_models.registry.approval import expect_created_at, note_approval
@@ -27,8 +27,6 @@ from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
-
-    from airflow_uc_models.hooks.endpoint import Endpoint
 
 _ANSWER_KEY = "uc_models_approval"
 _CREATED_KEY = "created_at"
@@ -150,6 +148,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
             champion = ModelVersion.from_xcom(verdict["champion"])
             of_champion = self.hook.run(origin_of(registry, champion))
         links = {
+            "report": self.hook.run(report_page(registry, endpoint, (verdict or {}).get("report"))),
             "model version": endpoint.model_version_url(version.name, version.version),
             "run": self.hook.run(run_page(registry, endpoint, version.run_id)),
         }
@@ -252,20 +251,6 @@ class SetModelVersionApprovalTagOperator(ModelVersionOperator):
         self.link_to(context, before.name, before.version)
         self.tell(context, MODEL_VERSION_TAG_SET, before.name, *_changes(tags, before))
         return (yield from registry.get_model_version(before.name, before.version)).to_xcom()
-
-
-def run_page(registry: Registry, endpoint: Endpoint, run_id: str | None) -> Call[str]:
-    """Return the page of a run in the MLflow UI; empty where it is not known."""
-    if not run_id or not endpoint.web_url or endpoint.mlflow.tracking_uri is None:
-        return ""
-    if endpoint.mlflow.tracking_uri != "databricks":
-        return f"{endpoint.web_url}/#/runs/{run_id}"
-    try:
-        run = yield from registry.get_run(run_id)
-    except NotFoundError:  # of another workspace
-        return ""
-    found = re.search(rf"/(\d+)/{re.escape(run_id)}/artifacts", run.artifact_uri or "")
-    return f"{endpoint.web_url}/ml/experiments/{found[1]}/runs/{run_id}" if found else ""
 
 
 def _changes(tags: Mapping[str, str], before: ModelVersion) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
 from airflow_uc_models.evaluation import METRIC_PREFIX
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
+from airflow_uc_models.hooks.run_pages import run_page
 from airflow_uc_models.hooks.version_facts import candidate_facts, champion_facts
 from airflow_uc_models.lazy import lazy_names
 from airflow_uc_models.names import parse_alias, parse_version
@@ -22,7 +23,7 @@ from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import Origin, champion_of
 from airflow_uc_models.results import publish
-from airflow_uc_models.validation_report import REPORT, champion_label, folder, texts, version_label
+from airflow_uc_models.validation_report import Report, champion_label, report_path, unfinished, version_label
 
 if TYPE_CHECKING:
     import jinja2
@@ -82,7 +83,8 @@ class ValidationBase(ModelOperator):
         policy = PromotionPolicy.of(self.policy)
         candidate, champion = self.hook.run(self._pair(self.hook.registry))
         self.link_to(context, candidate.name, candidate.version)
-        facts, against, origin = self._facts(policy, candidate, champion)
+        path = report_path(candidate.name, candidate.version, self._report_key(context, candidate))
+        facts, against, origin = self._facts(context, policy, candidate, champion, path)
         verdict = {
             "name": candidate.name,
             "version": candidate.version,
@@ -90,20 +92,25 @@ class ValidationBase(ModelOperator):
             "champion": champion and champion.to_xcom(),
             **policy.judge(facts, against).to_xcom(),
         }
-        verdict["report"] = self._report(verdict, origin.run_id)
+        verdict["report"] = self._report(verdict, origin.run_id, path)
         self.log_verdict(verdict)
         if verdict["approved"]:
-            self._write(verdict, facts, origin)
+            self._write(context, verdict, facts, origin)
         # Also where the task then fails or skips: both end it before Airflow keeps what it returns. But nobody shall
         # read an approval there that could not be written.
         context["ti"].xcom_push(key=VERDICT_KEY, value=verdict)
         publish(context, verdict)
         if not verdict["approved"]:
-            self._write(verdict, facts, origin)
+            self._write(context, verdict, facts, origin)
         return verdict
 
     def _facts(
-        self, policy: PromotionPolicy, candidate: ModelVersion, champion: ModelVersion | None
+        self,
+        context: Context,
+        policy: PromotionPolicy,
+        candidate: ModelVersion,
+        champion: ModelVersion | None,
+        path: str,
     ) -> tuple[Facts, Facts | None, Origin]:
         """Gather what the rules ask of both, and where the candidate came from."""
         facts, origin = candidate_facts(self.hook, candidate, policy, datetime.now(UTC))
@@ -114,6 +121,9 @@ class ValidationBase(ModelOperator):
         if policy.runs_models:
             from airflow_uc_models.operators.trials import Trials
 
+            if self.log_report and origin.run_id:  # a run that takes no report refuses before the models are tried
+                version = {"name": candidate.name, "version": candidate.version}
+                self._log_page(origin.run_id, path, unfinished(version, self._origin(context)))
             trials = Trials(self.hook, policy)
             facts = trials.candidate(candidate, facts)
             if champion is not None and against is not None:
@@ -150,30 +160,53 @@ class ValidationBase(ModelOperator):
             self.log.warning("No champion: %s has no alias %r yet; thresholds alone decide", champion_name, alias)
         return candidate, champion
 
-    def _report(self, verdict: Mapping[str, Any], run_id: str | None) -> str | None:
+    def _report(self, verdict: Mapping[str, Any], run_id: str | None, path: str) -> str | None:
         """Return where the report goes; None if nowhere."""
         if not self.log_report:
             return None
         if run_id is None:
             self.log.warning("%s has no run on this server: its report is not logged", version_label(verdict))
             return None
-        return f"runs:/{run_id}/{folder(verdict)}/{REPORT}"
+        return f"runs:/{run_id}/{path}"
 
-    def _write(self, verdict: Mapping[str, Any], facts: Facts, origin: Origin) -> None:
+    def _report_key(self, context: Context, candidate: ModelVersion) -> str:
+        """Return what tells the report of this verdict from all others; retries have one in common."""
+        # Clearing raises max_tries: what is judged again then gets a report of its own.
+        key = self.task_key(context, f"judge {candidate.name}/{candidate.version} {context['ti'].max_tries}")
+        run_after = getattr(context.get("dag_run"), "run_after", None)
+        return f"{run_after:%Y%m%dT%H%M%SZ}-{key[:8]}" if run_after else key[:16]
+
+    def _origin(self, context: Context) -> dict[str, str]:
+        ti = context["ti"]
+        return {"Dag": ti.dag_id, "Dag run": ti.run_id, "Task": ti.task_id, "Connection": self.registry_conn_id}
+
+    def _write(self, context: Context, verdict: Mapping[str, Any], facts: Facts, origin: Origin) -> None:
         """Write tags, metrics and report; what approves a version is the last, and what rejects it the first."""
         if not verdict["approved"]:
             self.hook.run(_write_tags(self.hook.registry, verdict))
         self._log_metrics(facts, origin, verdict)
-        self._log_report(verdict, origin.run_id)
+        self._log_report(context, verdict, origin.run_id)
         if verdict["approved"]:
             self.hook.run(_write_tags(self.hook.registry, verdict))
 
-    def _log_report(self, verdict: Mapping[str, Any], run_id: str | None) -> None:
-        if verdict["report"] and run_id:
-            from airflow_uc_models.hooks.artifacts import log_texts
+    def _log_report(self, context: Context, verdict: Mapping[str, Any], run_id: str | None) -> None:
+        if not (verdict["report"] and run_id):
+            return
+        endpoint, champion = self.hook.endpoint, verdict["champion"]
+        links = {
+            "Candidate": endpoint.model_version_url(verdict["name"], verdict["version"]),
+            "Champion": endpoint.model_version_url(champion["name"], champion["version"]) if champion else "",
+            "Run": self.hook.run(run_page(self.hook.registry, endpoint, run_id)),
+        }
+        path = verdict["report"].removeprefix(f"runs:/{run_id}/")
+        self._log_page(run_id, path, Report(verdict, self._origin(context), links).html())
 
-            action = f"log the report to run {run_id}, which log_report=False leaves out,"
-            log_texts(self.hook, run_id, folder(verdict), texts(verdict), action=action)
+    def _log_page(self, run_id: str, path: str, page: str) -> None:
+        from airflow_uc_models.hooks.artifacts import log_texts
+
+        action = f"log the report to run {run_id}, which log_report=False leaves out,"
+        folder, _, name = path.rpartition("/")
+        log_texts(self.hook, run_id, folder, {name: page}, action=action)
 
     def log_verdict(self, verdict: Mapping[str, Any]) -> None:
         """Log the verdict, one line per check."""
@@ -196,8 +229,9 @@ class ValidateModelVersionOperator(ValidationBase):
 
     The verdict is written onto the version as tags: ``validation_status`` (``approved`` or ``rejected``),
     ``validation_reasons``, ``validated_against`` (``prod.ml_team.fraud/3`` or ``none``). The task log shows every
-    check. A report with a chart of the metrics goes to the artifacts of the version's run, if the server has it:
-    ``validation/<model_name>-v<version>/report.md``. Doing it twice is the same as doing it once.
+    check. A report, an HTML page with a chart of the metrics that the MLflow UI shows, goes to the artifacts of the
+    version's run, if the server has it: ``validation/<model_name>-v<version>/<time of the Dag run>-<key>.html``. Each
+    verdict has a report of its own; a retry writes that of its earlier try anew.
 
     XCom: ``{"approved", "validation_status", "name", "version", "created_at", "champion", "checks", "reasons",
     "metrics", "report"}``, as the return value, under the key ``verdict`` and by field, also where a rejection fails

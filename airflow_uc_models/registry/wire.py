@@ -70,6 +70,7 @@ def run(body: Mapping[str, Any]) -> Run:
         metrics=_metrics((item.get("data") or {}).get("metrics") or []),
         model_ids=[o["model_id"] for o in sorted(outputs, key=lambda o: int(o.get("step") or 0))],
         started_at=millis(info.get("start_time")),
+        experiment_id=info.get("experiment_id"),
     )
 
 

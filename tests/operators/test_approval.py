@@ -15,12 +15,12 @@ from support.registry import make_versions
 from airflow_uc_models.emulator import Emulator, Settings
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.run_pages import run_page
 from airflow_uc_models.operators import (
     ApproveModelVersionOperator,
     SetModelVersionApprovalTagOperator,
     ValidateModelVersionOperator,
 )
-from airflow_uc_models.operators.approval import run_page
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
 from airflow_uc_models.registry.approval import note_approval
 from airflow_uc_models.sensors import ModelVersionTagSensor

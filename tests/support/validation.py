@@ -17,9 +17,7 @@ def tags_of(client: Any, name: str, version: int) -> dict[str, str]:
     return {key: tags[key] for key in tags if key.startswith("validat")}
 
 
-def artifact_text(client: Any, uri: str, folder: Path, name: str | None = None) -> str:
-    """Download a text of a run by its ``runs:/`` URI, or a neighbour of it."""
+def artifact_text(client: Any, uri: str, folder: Path) -> str:
+    """Download a text of a run by its ``runs:/`` URI."""
     run_id, _, path = uri.removeprefix("runs:/").partition("/")
-    if name:
-        path = f"{path.rpartition('/')[0]}/{name}"
     return Path(client.download_artifacts(run_id, path, str(folder))).read_text(encoding="utf-8")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
+from support.contexts import context
 from support.validation import NO_SIGNATURE, artifact_text, tags_of
 
+from airflow_uc_models.operators import ValidateModelVersionOperator
 from airflow_uc_models.policies import MetricRule, PromotionPolicy
 
 
@@ -17,20 +21,37 @@ def reports_of(client, name, version):
     return [item.path for folder in folders for item in client.list_artifacts(run, folder)]
 
 
-def test_the_report_is_logged_to_the_run_and_a_retry_writes_it_again(validate, measured, client, model_name, tmp_path):
+def test_each_verdict_has_a_report_of_its_own(validate, measured, client, model_name, tmp_path, mlflow_server):
     measured(0.8, 0.7)
-    validate(2)
-    verdict = validate(2).xcom("validate")
-    folder = f"validation/{model_name}-v2"
-    assert reports_of(client, model_name, 2) == [f"{folder}/chart.svg", f"{folder}/report.md"]
+    reports = [validate(2).xcom("validate")["report"] for _ in range(2)]
     run = client.get_model_version(model_name, "2").run_id
-    assert verdict["report"] == f"runs:/{run}/{folder}/report.md"
-    assert verdict["metrics"] == {"accuracy": {"candidate": 0.7, "champion": 0.8}}
-    text = artifact_text(client, verdict["report"], tmp_path)
-    assert text.startswith(f"# {model_name}/2: rejected\n\nChampion: {model_name}/1\n")
-    assert "| passed | accuracy \\>= 0.5 | 0.7 | 0.5 |" in text
-    assert "| **FAILED** | accuracy gain \\>= 0 | 0.7 | 0.8 |" in text
-    assert ">0.7</text>" in artifact_text(client, verdict["report"], tmp_path, "chart.svg")
+    assert reports_of(client, model_name, 2) == sorted(uri.removeprefix(f"runs:/{run}/") for uri in reports)
+    assert len(set(reports)) == 2
+    text = artifact_text(client, reports[0], tmp_path)
+    assert f"<title>{model_name}/2: rejected</title>" in text
+    assert "accuracy 0.7, champion 0.8: gain -0.1, required &gt;= 0" in text
+    assert ">0.7</text>" in text
+    assert f"{mlflow_server.url}/#/models/{model_name}/versions/1" in text
+
+
+def test_retries_share_a_report_and_a_cleared_task_gets_another(
+    client, measured, model_name, mlflow_server, connection
+):
+    measured(0.8)
+    policy = PromotionPolicy(metrics=[MetricRule("accuracy", min=0.5)], **NO_SIGNATURE)
+
+    def report(**try_):
+        task = ValidateModelVersionOperator(
+            task_id="task", model_name=model_name, version=1, policy=policy, registry_conn_id=connection
+        )
+        made = context(task, try_number=try_["try_number"], dag_run=SimpleNamespace(run_after=datetime(2026, 1, 2)))
+        made["ti"].max_tries = try_["max_tries"]
+        return task.execute(made)["report"]
+
+    first, retry = (report(try_number=number, max_tries=2) for number in (1, 2))
+    assert first == retry
+    assert "/20260102T000000Z-" in first
+    assert report(try_number=3, max_tries=4) != first
 
 
 def test_the_champions_metrics_are_shown_though_no_rule_compares_them(validate, measured):
@@ -63,7 +84,7 @@ def test_a_report_that_cannot_be_logged_approves_nothing(
     measured(accuracy)
     monkeypatch.setenv("AIRFLOW_CONN_THROUGH", proxy.connection_json())
     denied = json.dumps({"error_code": "PERMISSION_DENIED", "message": "no"})
-    proxy.fail("report.md", status=403, body=denied, times=None)
+    proxy.fail(".html", status=403, body=denied, times=None)
     result = validate(1, registry_conn_id="through")
     assert result.state == "failed"
     assert result.ti("validate").try_number == 1
