@@ -15,6 +15,7 @@ STATUS_TAG = "approval_status"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 ANSWER_TAGS = ("approved_by", "approved_at", "rejected_by", "rejected_at")
 BY_TIME_OUT = "time-out"
+TIME_FORMAT = "%Y-%m-%d %H:%M %Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class ApprovalRequest:
 
     :param verdict: what a validation operator left in XCom
     :param links: address by title; empty addresses are left out
+    :param deadline: when the version counts as rejected without an answer; None for never
     """
 
     version: ModelVersion
@@ -75,6 +77,7 @@ class ApprovalRequest:
     champion_metrics: Mapping[str, float] = field(default_factory=dict)
     verdict: Mapping[str, Any] | None = None
     links: Mapping[str, str] = field(default_factory=dict)
+    deadline: datetime | None = None
 
     def subject(self) -> str:
         """Return the headline."""
@@ -96,6 +99,7 @@ class ApprovalRequest:
             "Description": cell(self.version.description),
             "Verdict": f"**{cell(status)}**" if status else "not validated",
             "Champion": cell(champion) if self.verdict else "",
+            "Answer by": f"**{self.deadline:{TIME_FORMAT}}**; then it counts as rejected" if self.deadline else "",
             "Links": ", ".join(f"[{title}](<{url}>)" for title, url in self.links.items() if url),
         }
         return table(("Model", cell(self.version.name)), [(key, value) for key, value in rows.items() if value])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 
-from airflow_uc_models.approvals import PENDING, STATUS_TAG, Answer, ApprovalRequest
+from airflow_uc_models.approvals import PENDING, STATUS_TAG, TIME_FORMAT, Answer, ApprovalRequest
 from airflow_uc_models.compat import AirflowFailException, AirflowSkipException
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.events import MODEL_VERSION_TAG_SET
@@ -37,9 +37,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     """Ask people in the Airflow UI to approve a model version, and note on the version who did, and when.
 
     The required action shows the model and its version, its metrics beside the champion's, the verdict with every
-    check, and links to the version's and the run's pages. Where ``response_timeout`` passes without an answer, the
-    version is rejected. It takes what Airflow's ApprovalOperator takes, such as ``assigned_users`` and ``notifiers``,
-    but no ``options``, ``multiple`` or ``defaults``.
+    check, links to the report and to the version's and the run's pages, and until when to answer. Where
+    ``response_timeout`` passes without an answer, the version is rejected. It takes what Airflow's ApprovalOperator
+    takes, such as ``assigned_users`` and ``notifiers``, but no ``options``, ``multiple`` or ``defaults``.
 
     Tags of the version: ``approval_status`` is ``pending`` while the task waits, then ``approved`` or ``rejected``;
     ``approved_by`` and ``approved_at``, or ``rejected_by`` and ``rejected_at``, say who (the name of the user, or
@@ -86,7 +86,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         super().__init__(
             subject=subject,
             body=body,
-            defaults=self.REJECT,
+            # Airflow's page highlights a default, and Approve would look like the wrong answer. A time-out rejects
+            # all the same, see execute_complete.
+            defaults=None,
             fail_on_reject=fail_on_reject,
             **_time_out(response_timeout),
             **kwargs,
@@ -120,19 +122,34 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         context["ti"].xcom_push(key=_CREATED_KEY, value=version.created_at)
         self.subject, self.body = self.subject or request.subject(), request.body(self.body)
         self.hook.run(note_approval(self.hook.registry, name, number, PENDING))
-        self.log.info("%s\n%s", self.subject, self.body)
+        until = f" until {request.deadline:{TIME_FORMAT}}" if request.deadline else ""
+        self.log.info("Waiting%s for an approval of %s/%s", until, name, number)
+        self.log.debug("%s\n%s", self.subject, self.body)
         return ApprovalOperator.execute(self, context)  # does not return: the task waits without a process
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Write the answer down and follow it."""
         with fail_without_retry(self.registry_conn_id):
-            if "error" in event:
+            if event.get("error_type") == "timeout":
+                event = self._rejection_by_time_out()
+            elif "error" in event:
                 self.process_trigger_event_error(event)
             ti: Any = context["ti"]
             map_index = -1 if ti.map_index is None else ti.map_index
             created_at = ti.xcom_pull(task_ids=ti.task_id, key=_CREATED_KEY, map_indexes=map_index)
             _keep(context, event, self._asked(context, created_at))
             return self._conclude(context, event, created_at)
+
+    def _rejection_by_time_out(self) -> dict[str, Any]:
+        """Return what counts as the answer where nobody gave one in time."""
+        now = datetime.now(UTC)
+        return {"chosen_options": [self.REJECT], "params_input": {}, "responded_at": now, "responded_by_user": None}
+
+    def _deadline(self) -> datetime | None:
+        """Return when the wait ends that begins now."""
+        # Older releases of the standard provider know the task's execution_timeout only.
+        wait = getattr(self, "response_timeout", None) or self.execution_timeout
+        return datetime.now(UTC) + wait if wait else None
 
     def _asked(self, context: Context, created_at: int | None) -> str:
         """Return what an answer is an answer to; another version, or this one after a clear, is another question."""
@@ -152,7 +169,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
             "model version": endpoint.model_version_url(version.name, version.version),
             "run": self.hook.run(run_page(registry, endpoint, version.run_id)),
         }
-        return ApprovalRequest(version, origin.metrics, champion, of_champion.metrics, verdict, links)
+        return ApprovalRequest(
+            version, origin.metrics, champion, of_champion.metrics, verdict, links, deadline=self._deadline()
+        )
 
     def _checked_verdict(self, version: ModelVersion) -> Mapping[str, Any] | None:
         verdict = self.verdict

@@ -75,9 +75,13 @@ def test_the_approver_sees_what_is_known_and_is_named_on_the_version(approve, cl
         result = approve(validated=True, params={"reason": Param(type="string", default="x")}, body="Please look.")
     [request] = asked
     assert request["subject"] == f"Approve {model_name} version 2?"
-    assert (request["options"], request["defaults"], request["params"]) == (["Approve", "Reject"], ["Reject"], {})
+    assert (request["options"], request["defaults"], request["params"]) == (["Approve", "Reject"], None, {})
     run = client.get_model_version(model_name, "2").run_id
     page = f"{mlflow_server.url}/#"
+    experiment = client.get_run(run).info.experiment_id
+    path = result.xcom("validate")["report"].removeprefix(f"runs:/{run}/")
+    report = f"{page}/experiments/{experiment}/runs/{run}/artifacts/{path}"
+    version_page = f"{page}/models/{model_name}/versions/2"
     escaped = model_name.replace("_", r"\_")
     assert request["body"].splitlines() == [
         "Please look.",
@@ -88,7 +92,7 @@ def test_the_approver_sees_what_is_known_and_is_named_on_the_version(approve, cl
         r"| Description | a \| b \<b\>c\</b\> |",
         "| Verdict | **approved** |",
         f"| Champion | {escaped} version 1 |",
-        f"| Links | [model version](<{page}/models/{model_name}/versions/2>), [run](<{page}/runs/{run}>) |",
+        f"| Links | [report](<{report}>), [model version](<{version_page}>), [run](<{page}/runs/{run}>) |",
         "",
         "| Metric | Candidate | Champion |",
         "| --- | --- | --- |",
@@ -134,8 +138,9 @@ def test_the_approver_sees_what_is_known_and_is_named_on_the_version(approve, cl
 )
 def test_a_rejection_is_noted_and_stops_what_comes_next(approve, client, model_name, answer, options, by, states):
     client.set_model_version_tag(model_name, "2", "approved_by", "bob")
-    with answering(answer):
+    with answering(answer) as asked:
         result = approve(**options)
+    assert ("Answer by" in asked[0]["body"]) == ("response_timeout" in options)
     assert (result.state, result.task_state("approve"), result.task_state("promote")) == states
     assert result.ti("approve").try_number == 1
     said = result.xcom("approve")

@@ -153,6 +153,13 @@ def test_clicks_decide_whether_the_champion_changes(stack, client, page):
     run = client.get_model_version(DEV, "1").run_id
     for link in (f"/#/models/{DEV}/versions/1", f"/#/runs/{run}"):
         assert f"{stack.proxy.url}{link}" in shown
+    [report] = [line for line in shown.splitlines() if line.endswith(".html")]
+    page.goto(report)
+    frame = page.frame_locator("iframe.mlflow-html-iframe")
+    frame.get_by_text("All 4 rules passed.").wait_for()
+    frame.locator("svg .bar").first.wait_for()
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/report.png")
     assert ended(stack, ASK, "version-1") == "success", stack.api.tasks(ASK, "version-1")
     champion = client.get_model_version_by_alias(PROD, "Champion")
     assert champion.tags["approval_status"] == "approved"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 ANN = {"id": "7", "name": "ann"}
+_TIMED_OUT = {"error": "The response timeout has passed.", "error_type": "timeout"}  # as Airflow tells it
 _SHOWN = ("subject", "body", "options", "defaults", "params", "assignees")
 
 
@@ -66,6 +67,9 @@ def _answering_triggers(left: list[str | None], user: Mapping[str, str], asked: 
             map_index = session.get(TaskInstance, ti_id).map_index
             asked.append({"map_index": map_index, **{key: getattr(detail, key) for key in _SHOWN}})
         answer = left.pop(0) if left else "Reject"
+        if answer is None and self.defaults is None:
+            yield TriggerEvent(_TIMED_OUT)
+            return
         event = {"chosen_options": [answer or self.defaults[0]], "params_input": {}, "responded_at": datetime.now(UTC)}
         yield TriggerEvent({**event, "responded_by_user": answer and dict(user), "timedout": answer is None})
 
@@ -95,7 +99,7 @@ def _answer(
             before()
             ti = session.get(TaskInstance, detail.ti_id)
             shown = {"map_index": ti.map_index, **{key: getattr(detail, key) for key in _SHOWN}}
-            detail.chosen_options = list(detail.defaults) if answer is None else [answer]
+            detail.chosen_options = [answer] if answer else []
             detail.params_input = {}
             detail.responded_by = None if answer is None else dict(user)
             detail.responded_at = datetime.now(UTC)
@@ -120,7 +124,9 @@ def _resume_again() -> None:
             query = select(HITLDetail).join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
             waits = TaskInstance.state == "awaiting_input"
             for detail in session.scalars(query.where(HITLDetail.responded_at.is_not(None), waits)):
-                event = TriggerEvent(detail.as_resume_event_payload(timedout=detail.responded_by is None))
+                timed_out = detail.responded_by is None
+                payload = _TIMED_OUT if timed_out else detail.as_resume_event_payload(timedout=False)
+                event = TriggerEvent(payload)
                 handle_event_submit(event, task_instance=session.get(TaskInstance, detail.ti_id), session=session)
     except Exception:
         traceback.print_exc()

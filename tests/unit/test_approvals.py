@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -37,6 +37,15 @@ def test_metrics_of_both_sides():
     shown = ApprovalRequest(VERSION, {"a": 0.5}, champion, {"b": 1e-9}, {**rejected(), "metrics": {}}).body()
     assert "| Metric | Candidate | Champion |\n| --- | --- | --- |\n| a | 0.5 |  |\n| b |  | 1e-9 |" in shown
     assert "| Champion | prod.ml.fraud version 1 |" in shown
+
+
+def test_until_when_to_answer_and_what_happens_then():
+    until = datetime(2026, 11, 29, 14, 5, 33, tzinfo=UTC)
+    assert (
+        "| Answer by | **2026-11-29 14:05 UTC**; then it counts as rejected |"
+        in ApprovalRequest(VERSION, deadline=until).body()
+    )
+    assert "Answer by" not in ApprovalRequest(VERSION).body()
 
 
 def test_what_others_wrote_is_shown_as_it_is():
