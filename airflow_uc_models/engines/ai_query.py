@@ -47,7 +47,10 @@ class AiQueryEngine:
     """Scores in a serving endpoint, which has to serve the very version that the job is to use."""
 
     capabilities = EngineCapabilities(
-        name="ai_query", tables=True, options=("endpoint", "warehouse_id", "timeout_seconds", "poll_interval")
+        name="ai_query",
+        tables=True,
+        options=("endpoint", "warehouse_id", "timeout_seconds", "poll_interval"),
+        workspace=True,
     )
 
     def __init__(self) -> None:

@@ -61,6 +61,7 @@ class DatabricksEngine:
         formats=("parquet", "csv"),
         partition_by=True,
         options=("environment_version", "dependencies", "timeout_seconds", "notebook_folder", "poll_interval"),
+        workspace=True,
     )
 
     def __init__(self) -> None:

@@ -96,6 +96,7 @@ class EngineCapabilities:
     :param batch_size: it lets the batch size be chosen
     :param env_managers: where it can take a model's packages from; none where that is not its choice
     :param options: the engine options it knows
+    :param workspace: it works in the Databricks workspace of the connection
     """
 
     name: str
@@ -108,6 +109,7 @@ class EngineCapabilities:
     batch_size: bool = False
     env_managers: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    workspace: bool = False
 
     def check(self, job: InferenceJob) -> None:
         """Raise InvalidArgumentError for a job that no engine could do, or this one cannot; all that is wrong."""

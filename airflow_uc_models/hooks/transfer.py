@@ -126,7 +126,7 @@ def copy(
     if reference.alias is not None:
         source_hook.registry.expect_aliases()
     if not isinstance(copy_tags, bool) and copy_tags:
-        hook.registry.tag_rules()
+        hook.registry.tag_rules("Leave out copy_tags.")
     tries = _earlier_tries(hook, new, _copied_from(source_hook.registry.normalize(reference.name), reference.version))
     if earlier := _earlier(tries):
         return earlier

@@ -85,7 +85,12 @@ def _send_refused_again(client: WorkspaceClient, renew: Callable[[], bool], addr
 def workspace_auth(endpoint: Endpoint) -> DatabricksAuth:
     """Return the credentials of a Databricks connection."""
     if not isinstance(endpoint.transport.auth, DatabricksAuth):
-        raise ConnectionConfigError(f"Connection {endpoint.conn_id!r} is not of type 'databricks'.")
+        raise ConnectionConfigError(
+            f"Connection {endpoint.conn_id!r} is not of type 'databricks': it reaches the "
+            f"{endpoint.registry.capabilities.label} at {endpoint.address}, and this works in a Databricks workspace "
+            "only. Score with the engine 'local', or 'spark' on a Spark of your own; or copy the model to Unity "
+            "Catalog on Databricks with CopyModelVersionOperator, and give a connection to that."
+        )
     return endpoint.transport.auth
 
 

@@ -18,7 +18,7 @@ from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.run_pages import report_page, run_page
 from airflow_uc_models.names import parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator, fail_without_retry
-from airflow_uc_models.registry.approval import expect_created_at, note_approval
+from airflow_uc_models.registry.approval import NO_TAGS, expect_created_at, note_approval
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import Origin, origin_of
@@ -109,7 +109,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     def perform(self, context: Context) -> Any:
         """Ask, unless an earlier try was answered and could not write that down."""
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
-        self.hook.registry.tag_rules()
+        self.hook.registry.tag_rules(NO_TAGS)
         if self.assigned_users is not None and not self.assigned_users:
             raise InvalidArgumentError(
                 "assigned_users is empty, and so anybody could answer. Name somebody, or leave it out if that is meant."
@@ -264,7 +264,7 @@ class SetModelVersionApprovalTagOperator(ModelVersionOperator):
         if self.value not in _VALUES:
             raise InvalidArgumentError(f"value is one of {', '.join(_VALUES)}, not {self.value!r}: letter case counts.")
         tags = {self.tag: self.value}
-        registry.tag_rules().check(tags)
+        registry.tag_rules(NO_TAGS).check(tags)
         before = yield from resolve(registry, self.reference())
         yield from registry.set_model_version_tag(before.name, before.version, self.tag, self.value)
         self.link_to(context, before.name, before.version)

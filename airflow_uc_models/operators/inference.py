@@ -164,6 +164,10 @@ class BatchInferenceOperator(ModelRegistryOperator):
         engine, job = engine_of(self.engine), self._job(context, datetime.now(UTC))
         engine.capabilities.check(job)
         engine.check(job)
+        if engine.capabilities.workspace:
+            from airflow_uc_models.hooks.workspace import workspace_auth
+
+            workspace_auth(self.hook.endpoint)
         version = self.hook.run(resolve(self.hook.registry, reference))
         if not version.is_ready:
             raise ModelVersionFailedError(f"{version.uri} is {version.status}, not READY; it cannot be loaded.")

@@ -43,7 +43,10 @@ class ValidateCandidate(ValidateModelVersionOperator):
     def perform(self, context: Context) -> Any:
         """Judge the candidate."""
         ti = context["ti"]
-        self.hook.registry.tag_rules()  # refuses a registry without tags, which the search for a version would not
+        # The search for a version would not refuse a registry without tags.
+        self.hook.registry.tag_rules(
+            "A promotion sets tags and an alias: promote in an MLflow server or in Unity Catalog on Databricks."
+        )
         self.champion_model_name = self._destination()
         self.version = self.hook.run(self._candidate(self.hook.registry))
         # Also where judging fails: who comes last tells what was not promoted.

@@ -144,7 +144,10 @@ class ValidationBase(ModelOperator):
 
     def _pair(self, registry: Registry) -> Call[tuple[ModelVersion, ModelVersion | None]]:
         """Get the candidate, which must be READY, and the champion, which need not exist yet."""
-        registry.tag_rules()
+        registry.tag_rules(
+            "A verdict is a set of tags, and the champion is found by alias. Validate before the copy, in an MLflow "
+            "server or in Unity Catalog on Databricks."
+        )
         if not registry.capabilities.aliases:
             raise registry.unsupported("aliases", "Without them there is no champion to compare with.")
         name, version, alias = registry.normalize(self.model_name), parse_version(self.version), self.champion_alias

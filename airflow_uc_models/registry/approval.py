@@ -10,6 +10,8 @@ from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
+NO_TAGS = "An approval is a set of tags: approve in an MLflow server or in Unity Catalog on Databricks."
+
 
 def note_approval(
     registry: Registry,
@@ -31,7 +33,7 @@ def note_approval(
     :return: the version as it was before
     """
     answer = dict(answer or {})
-    registry.tag_rules().check({STATUS_TAG: status, **answer})
+    registry.tag_rules(NO_TAGS).check({STATUS_TAG: status, **answer})
     found = yield from registry.get_model_version(name, version)
     expect_created_at(found, created_at)
     if status != APPROVED:

@@ -265,10 +265,13 @@ class Registry(ABC):
                     f"{self.capabilities.label} takes {most:,}: {(text or '')[:60]!r}... Shorten it."
                 )
 
-    def tag_rules(self) -> TagRules:
-        """Return the rules for tags; UnsupportedOperationError where there are none."""
+    def tag_rules(self, instead: str = "") -> TagRules:
+        """Return the rules for tags; UnsupportedOperationError where there are none.
+
+        :param instead: what to do then; by default what can be done instead of setting a tag
+        """
         if self.capabilities.tags is None:
-            raise self.unsupported("tags")
+            raise self.unsupported("tags", instead)
         return self.capabilities.tags
 
     def expect_aliases(self) -> None:

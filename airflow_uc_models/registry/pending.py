@@ -60,7 +60,7 @@ def find_pending(registry: Registry, wanted: Wanted, watermark: Watermark, now: 
     :param now: seconds since the epoch
     """
     if wanted.tags:
-        registry.tag_rules().check(wanted.tags)
+        registry.tag_rules("Leave out the tags.").check(wanted.tags)
     models = yield from _models(registry, wanted)
     candidates: list[ModelVersion] = []
     settled = {}

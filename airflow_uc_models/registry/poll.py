@@ -24,7 +24,7 @@ from airflow_uc_models.events import ModelState, VersionState
 from airflow_uc_models.exceptions import NotFoundError, UnsupportedOperationError
 from airflow_uc_models.registry.base import Registry, quoted
 from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import versions_of
+from airflow_uc_models.registry.registration import version_if_there, versions_of
 from airflow_uc_models.registry.sweep import Sweep
 from airflow_uc_models.watches import Part, Watch
 
@@ -157,7 +157,7 @@ class Poll:
 
     def _gather(self, watches: Iterable[Watch]) -> None:
         self._whole, self._parts = Part.VERSIONS, {}
-        for watch in (watch for watch in watches if not unsupported(self.registry, watch)):
+        for watch in (served(self.registry, watch) for watch in watches):
             if watch.model_name is None:
                 self._whole |= watch.parts
             else:
@@ -249,7 +249,7 @@ class Poll:
         found = yield from self._newer(name, known)
         seen = {version.version for version in found}
         for number in [number for number in known.pending if number not in seen][-FEW_VERSIONS:]:
-            version = yield from self._get(name, number)
+            version = yield from version_if_there(self.registry, name, number)
             if version is None:
                 state = replace(state, versions={n: v for n, v in state.versions.items() if n != number})
             else:
@@ -281,7 +281,9 @@ class Poll:
         if self.registry.capabilities.version_order:
             return (yield from versions_of(self.registry, name, after=known.newest))
         found: list[ModelVersion] = []
-        while (version := (yield from self._get(name, known.newest + len(found) + 1))) is not None:
+        while (
+            version := (yield from version_if_there(self.registry, name, known.newest + len(found) + 1))
+        ) is not None:
             found.append(version)
         return found
 
@@ -302,7 +304,7 @@ class Poll:
             if wants_tags and with_tags:
                 tags = version.tags
             elif version.version in read_now:
-                read = yield from self._get(name, version.version)
+                read = yield from version_if_there(self.registry, name, version.version)
                 tags = read.tags if read else None
             elif before and before.status == version.status:
                 tags = before.tags
@@ -315,7 +317,7 @@ class Poll:
         """Return the state with the tags of versions for which a listener waits."""
         versions = dict(state.versions)
         for number in sorted(self._unread.get(name, ()))[:_TURN]:
-            version = (yield from self._get(name, number)) if number in versions else None
+            version = (yield from version_if_there(self.registry, name, number)) if number in versions else None
             if version is not None:
                 versions[number] = VersionState(version.status, version.tags)
         return replace(state, versions=versions) if versions != state.versions else state
@@ -335,7 +337,7 @@ class Poll:
         else:
             single |= {*newest, *others}
         for number in sorted(single):
-            version = yield from self._get(name, number)
+            version = yield from version_if_there(self.registry, name, number)
             found += [version] if version else []
         tags = {version.version: version.tags for version in found}
         versions = {n: replace(v, tags=tags[n]) if n in tags else v for n, v in state.versions.items()}
@@ -348,10 +350,6 @@ class Poll:
     def _between(self, name: str, low: int, high: int) -> Call[list[ModelVersion]]:
         where = f"name={quoted(name)} and version_number >= {low} and version_number <= {high}"
         return (yield from self.registry.search_model_versions(filter_string=where))
-
-    def _get(self, name: str, number: int) -> Call[ModelVersion | None]:
-        found = yield from self.registry.model_versions_numbered(name, number)
-        return max(found, key=lambda version: version.is_ready, default=None)
 
 
 def _state_of(model: RegisteredModel, parts: Part) -> ModelState:
@@ -367,13 +365,19 @@ def _without_version_tags(state: ModelState) -> ModelState:
     return replace(state, versions={n: replace(v, tags=None) for n, v in state.versions.items()})
 
 
+def served(registry: Registry, watch: Watch) -> Watch:
+    """Return what of a watch a registry can serve: only kinds of events that it has, perhaps none of them."""
+    kinds = [kind for kind in watch.kinds if not unsupported(registry, replace(watch, kinds=frozenset({kind})))]
+    return replace(watch, kinds=frozenset(kinds))
+
+
 def unsupported(registry: Registry, watch: Watch) -> str:
     """Say why a registry cannot serve a watch; nothing if it can."""
     try:
         if watch.parts & Part.ALIASES:
             registry.expect_aliases()
         if watch.parts & (Part.MODEL_TAGS | Part.VERSION_TAGS | Part.FIRST_TAGS):
-            registry.tag_rules()
+            registry.tag_rules("Leave out tags and events of tags.")
     except UnsupportedOperationError as error:
         return str(error)
     return ""

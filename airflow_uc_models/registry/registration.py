@@ -85,11 +85,9 @@ def versions_of(registry: Registry, name: str, *, after: int = 0) -> Call[list[M
 
 
 def version_if_there(registry: Registry, name: str, version: int) -> Call[ModelVersion | None]:
-    """Return a version with its tags, or None where it is gone."""
-    try:
-        return (yield from registry.get_model_version(name, version))
-    except NotFoundError:
-        return None
+    """Return a version with its tags, or None where it is gone; of two that share the number, the complete one."""
+    found = yield from registry.model_versions_numbered(name, version)
+    return max(found, key=lambda item: item.is_ready, default=None)
 
 
 def find_by_task_key(

@@ -33,7 +33,7 @@ def search_versions(
     if status is not None and status not in _STATUSES:
         raise InvalidArgumentError(f"status is one of {', '.join(_STATUSES)}, not {status!r}.")
     if tags:
-        registry.tag_rules().check(tags)
+        registry.tag_rules("Leave out the tags.").check(tags)
     model = yield from registry.get_registered_model(name)
     found = []
     for hit in (yield from versions_of(registry, model.name)):

@@ -269,8 +269,8 @@ class UnityCatalogRestRegistry(RestRegistry):
     def get_logged_model(self, model_id: str) -> Call[LoggedModel]:
         raise self.unsupported(f"logged models, such as {model_id}", _NO_TRACKING)
 
-    def tag_rules(self) -> TagRules:
-        raise self._tags_unsupported()
+    def tag_rules(self, instead: str = _NO_TAGS) -> TagRules:
+        return super().tag_rules(instead)
 
     def expect_aliases(self) -> None:
         self._no_aliases()

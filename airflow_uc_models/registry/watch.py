@@ -21,7 +21,7 @@ from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import NO_SCHEMA
 from airflow_uc_models.registry.poll import FEW_VERSIONS, RECONCILE_SECONDS
-from airflow_uc_models.registry.registration import versions_of
+from airflow_uc_models.registry.registration import version_if_there, versions_of
 
 _NEXT_NUMBERS = 3
 
@@ -63,7 +63,7 @@ def _new_model_version(registry: Registry, condition: NewModelVersion, looked: L
     if condition.alias is not None and not registry.capabilities.aliases:
         raise registry.unsupported("aliases", "Leave out the alias.")
     if condition.tags:
-        registry.tag_rules()
+        registry.tag_rules("Leave out the tags.")
     # Search answers with an empty list where the model is missing, so the model itself is asked for.
     model = yield from _model(registry, condition.model_name)
     if model is None:
@@ -73,7 +73,7 @@ def _new_model_version(registry: Registry, condition: NewModelVersion, looked: L
     if not isinstance(outcome, Met):
         return outcome
     # Search results lack aliases, and tags in Unity Catalog.
-    version = yield from _version(registry, condition.model_name, outcome.version.version)
+    version = yield from version_if_there(registry, condition.model_name, outcome.version.version)
     return Met(version) if version else _deleted(outcome)
 
 
@@ -104,7 +104,7 @@ def _candidates(
 def _comes_next(registry: Registry, name: str, newest: int) -> Call[bool]:
     """Whether there is one of the next few numbers; some may have come and gone."""
     for number in range(newest + 1, newest + 1 + _NEXT_NUMBERS):
-        if (yield from _version(registry, name, number)) is not None:
+        if (yield from version_if_there(registry, name, number)) is not None:
             return True
     return False
 
@@ -112,7 +112,7 @@ def _comes_next(registry: Registry, name: str, newest: int) -> Call[bool]:
 def _read_all(registry: Registry, condition: NewModelVersion, numbers: list[int]) -> Call[list[ModelVersion]]:
     versions = []
     for number in numbers:
-        version = yield from _version(registry, condition.model_name, number)
+        version = yield from version_if_there(registry, condition.model_name, number)
         if version is not None:
             versions.append(version)
     return versions
@@ -122,7 +122,7 @@ def _read_all(registry: Registry, condition: NewModelVersion, numbers: list[int]
 
 
 def _tagged_model_version(registry: Registry, condition: TaggedModelVersion) -> Call[Outcome]:
-    rules = registry.tag_rules()
+    rules = registry.tag_rules("Wait for new versions with ModelVersionSensor.")
     rules.check_key(condition.tag)
     for value in (*(condition.values or ()), *condition.failed_values):
         rules.check({condition.tag: value})
@@ -134,7 +134,7 @@ def _tagged_model_version(registry: Registry, condition: TaggedModelVersion) -> 
         number = model.aliases.get(condition.alias) if model else None
     if number is None:
         return condition.decide(None)
-    version = yield from _version(registry, condition.model_name, number)
+    version = yield from version_if_there(registry, condition.model_name, number)
     if version is None and condition.alias is not None:
         return Waiting(f"Version {number} of {condition.model_name} has just been deleted.")
     return condition.decide(version)
@@ -149,7 +149,7 @@ def _aliased_model_version(registry: Registry, condition: AliasedModelVersion) -
     model = yield from _model(registry, condition.model_name)
     number = condition.target(model) if model else None
     # A version that was deleted meanwhile takes its aliases with it, which the next look finds.
-    version = None if number is None else (yield from _version(registry, condition.model_name, number))
+    version = None if number is None else (yield from version_if_there(registry, condition.model_name, number))
     return condition.decide(model, version)
 
 
@@ -183,14 +183,6 @@ def _model(registry: Registry, name: str) -> Call[RegisteredModel | None]:
     """Return a model, or None if there is none."""
     try:
         return (yield from registry.get_registered_model(name))
-    except NotFoundError:
-        return None
-
-
-def _version(registry: Registry, name: str, number: int) -> Call[ModelVersion | None]:
-    """Return a version, or None if there is none."""
-    try:
-        return (yield from registry.get_model_version(name, number))
     except NotFoundError:
         return None
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_uc_models.events import ModelEvent, ModelState, diff_model, told
-from airflow_uc_models.registry.poll import unsupported
 from airflow_uc_models.triggers.schema_poll import Problem, Snapshot
 from airflow_uc_models.watches import Watch
 
@@ -78,7 +77,7 @@ class Listener:
     def hear(self, snapshot: Snapshot) -> list[ModelEvent]:
         """Return what has happened since the last snapshot; ``report`` takes note that it was told."""
         watch = snapshot.of(self.watch)
-        if snapshot.registry and unsupported(snapshot.registry, watch):
+        if not watch.kinds:
             return []
         if self._told is None and not self._begin(snapshot, watch):
             return []
@@ -138,16 +137,22 @@ class Listener:
             await self.confirm(0)
         except Exception as error:  # it is tried again
             log.warning("Could not save from when %s is watched: %s", self._what, error)
-        problem = snapshot.problem_of(snapshot.of(self.watch))
+        watch = snapshot.of(self.watch)
+        problem = snapshot.problem_of(watch) if watch.kinds else None
+        partly = problem is None and bool(watch.kinds)
+        problem = problem or snapshot.unserved(self.watch)
         if problem == self._problem or (problem and self._problem and problem.kind == self._problem.kind):
             return await self._show(self._shown)
         self._problem = problem
-        if problem:
+        if problem and partly:
+            log.warning("Watching %s, but %s", self._what, problem.message)
+        elif problem:
             log.warning("Cannot watch %s, going on trying: %s", self._what, problem.message)
         else:
             log.info("Watching %s again", self._what)
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        status = {"watching": self._what, "status": "failing" if problem else "ok", "since": since}
+        health = "ok" if problem is None else "partial" if partly else "failing"
+        status = {"watching": self._what, "status": health, "since": since}
         return await self._show(status | ({"error": problem.message} if problem else {}))
 
     def _begin(self, snapshot: Snapshot, watch: Watch) -> bool:

@@ -58,6 +58,9 @@ class ModelEventTrigger(BaseEventTrigger):
       tags of versions that are neither aliased nor among the newest ten are read in turn: a hundred at each poll of an
       MLflow server, one of Unity Catalog.
     * With other ``kinds``, ``tags``, ``aliases``, connection or ``name`` it is another watcher, which begins anew.
+    * Kinds of events that the registry does not have, such as those of aliases on an open-source Unity Catalog server,
+      are not sent. The watcher says which, in the triggerer's log and in the asset's state (``partial``), and sends the
+      others.
     * A registry that does not answer, or refuses, is asked again with growing intervals. The watcher says so once, in
       the triggerer's log and in the asset's state (key ``uc_models_watcher_...``), and again when all is well.
 

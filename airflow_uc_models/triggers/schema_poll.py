@@ -18,7 +18,7 @@ from airflow_uc_models.exceptions import RegistryUnavailableError, UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transport import AsyncRun
 from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.poll import Poll, unsupported
+from airflow_uc_models.registry.poll import Poll, served, unsupported
 from airflow_uc_models.watches import Watch
 
 if TYPE_CHECKING:
@@ -65,16 +65,24 @@ class Snapshot:
     registry: Registry | None = None
 
     def of(self, watch: Watch) -> Watch:
-        """Return a watch with names as the registry stores them."""
-        return watch.lower() if self.registry and self.registry.capabilities.lowercase_names else watch
+        """Return a watch with names as the registry stores them, and the kinds of events that it has."""
+        if self.registry is None:
+            return watch
+        return served(self.registry, watch.lower() if self.registry.capabilities.lowercase_names else watch)
 
     def problem_of(self, watch: Watch) -> Problem | None:
-        """Return what keeps a watch, with names as stored, from being served."""
+        """Return what keeps a watch, as ``of`` returns it, from being served."""
         if self.problem:
             return self.problem
-        if self.registry and (reason := unsupported(self.registry, watch)):
-            return Problem("UnsupportedOperationError", reason)
         return next((problem for name, problem in sorted(self.problems.items()) if watch.covers(name)), None)
+
+    def unserved(self, watch: Watch) -> Problem | None:
+        """Return what keeps some or all kinds of a watch from being served by such a registry."""
+        kinds = sorted(watch.kinds - self.of(watch).kinds)
+        if self.registry is None or not kinds:
+            return None
+        reason = unsupported(self.registry, watch)
+        return Problem("UnsupportedOperationError", f"no events of kind {', '.join(kinds)}: {reason}")
 
 
 class Listener(Protocol):

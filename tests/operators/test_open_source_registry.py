@@ -12,6 +12,7 @@ from support.proxy import Proxy
 from airflow_uc_models.exceptions import ConnectionConfigError
 from airflow_uc_models.hooks.model_registry import UnityCatalogHook
 from airflow_uc_models.operators import (
+    BatchInferenceOperator,
     CopyModelVersionOperator,
     CreateRegisteredModelOperator,
     DeleteModelVersionOperator,
@@ -182,17 +183,29 @@ def test_aliases_and_tags_fail_once_and_before_any_call(dag_runner, open_source,
             destination_model_name=name,
             registry_conn_id="watched",
         )
+        for engine in ("databricks", "ai_query"):
+            BatchInferenceOperator(
+                task_id=engine,
+                model_uri=f"models:/{name}/1",
+                input="a.b.c",
+                output="a.b.d",
+                engine=engine,
+                engine_options={"endpoint": "e", "warehouse_id": "w"} if engine == "ai_query" else {},
+                registry_conn_id="watched",
+            )
 
     with Proxy(open_source.url) as proxy:
         monkeypatch.setenv("AIRFLOW_CONN_WATCHED", open_source.connection_json(proxy.url))
         result = dag_runner.run(define, default_args=RETRY)
         assert proxy.take() == []
     tasks = result.dag_run.get_task_instances()
-    assert len(tasks) == 14
+    assert len(tasks) == 16
     assert {(ti.task_id, str(ti.state), ti.try_number) for ti in tasks} == {(t.task_id, "failed", 1) for t in tasks}
     refused = "open-source Unity Catalog server does not support"
     assert result.output.count(f"{refused} aliases. Name versions by their number") >= 5
-    assert result.output.count(f"{refused} tags. Put what has to stay") >= 8
+    assert result.output.count(f"{refused} tags. Put what has to stay") >= 5
+    assert result.output.count(f"{refused} tags. Leave out") >= 3
+    assert result.output.count("it reaches the open-source Unity Catalog server at") >= 2
 
 
 def test_texts_that_are_too_long_fail_once_and_before_any_call(dag_runner, open_source, monkeypatch, name, tmp_path):

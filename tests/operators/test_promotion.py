@@ -334,6 +334,9 @@ def test_open_source_unity_catalog_is_refused_before_any_call(dag_runner, monkey
         r"Task failed with exception.*?(open-source Unity Catalog server does not)", result.output, re.DOTALL
     )
     assert len(refused) == 4
+    for what in ("A promotion sets tags", "A verdict is a set of tags", "An approval is a set of tags"):
+        assert f"does not support tags. {what}" in result.output
+    assert "description" not in "".join(re.findall(r"does not support tags\..*", result.output))
     assert {str(ti.state) for ti in result.dag_run.get_task_instances()} == {"failed", "upstream_failed"}
 
 

@@ -400,12 +400,19 @@ def test_without_aliases_and_tags_versions_are_still_watched(on_open_source):
             options = {"model_name": name, "registry_conn_id": "watched"}
             versions = triggerer.start(store := Store(), **options)
             aliases = triggerer.start(broken := Store(), kinds=events.ALIAS_KINDS, **options)
+            kinds = [*events.ALIAS_KINDS, events.REGISTERED_MODEL_TAG_SET, "model_version.ready"]
+            some = triggerer.start(partial := Store(), kinds=kinds, **options)
+            filtered = triggerer.start(Store(), kinds="model_version.ready", tags={"ok": "1"}, **options)
             await triggerer.until(began(store))
             await add(on_open_source, name)
-            await triggerer.until(lambda: triggerer.told(versions) == [READY])
+            await triggerer.until(lambda: triggerer.told(versions) == triggerer.told(some) == [READY])
             await triggerer.until(lambda: broken.status.get("status") == "failing")
             assert "does not support aliases" in broken.status["error"]
             assert not triggerer.events[aliases]
+            assert not triggerer.events[filtered]
+            assert partial.status["status"] == "partial"
+            for kind in set(kinds) - {"model_version.ready"}:
+                assert kind in partial.status["error"]
 
     run(scenario)
 
