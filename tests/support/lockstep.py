@@ -156,10 +156,15 @@ class _Gate(Transport):
     who: str = ""
 
     def run(self, call: Call[Any]) -> Any:
-        response = None
-        while True:
-            try:
-                request = next(call) if response is None else call.send(response)
-            except StopIteration as stop:
-                return stop.value
-            response = self.lockstep.send(self.who, request)
+        return drive(call, lambda request: self.lockstep.send(self.who, request))
+
+
+def drive(call: Call[Any], send: Callable[[Request], Response]) -> Any:
+    """Drive a call to its end and return what it returns."""
+    response = None
+    while True:
+        try:
+            request = next(call) if response is None else call.send(response)
+        except StopIteration as stop:
+            return stop.value
+        response = send(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.lockstep import Server
+from support.lockstep import Server, drive
 from support.triggerer import Store as Memory
 
 from airflow_uc_models.conditions import NewModelVersion
@@ -45,13 +45,7 @@ class Watcher:
         asyncio.run(self.listener.confirm(snapshot.number))
 
     def run(self, call):
-        response = None
-        while True:
-            try:
-                request = next(call) if response is None else call.send(response)
-            except StopIteration as stop:
-                return stop.value
-            response = self.server.answer(request)
+        return drive(call, self.server.answer)
 
 
 @pytest.fixture(params=[3, 15], ids=["few versions", "many versions"])
