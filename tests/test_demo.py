@@ -16,6 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.airflow_database import rows
+
+from scripts.demo.databases import database_of
+from scripts.demo.home import Home
+from scripts.demo.processes import Processes
+from scripts.demo.settings import Ports
 
 ROOT = Path(__file__).parents[1]
 DEV, PROD = "dev.ml_team.breast_cancer", "prod.ml_team.breast_cancer"
@@ -214,12 +220,27 @@ def test_the_predictions_are_those_of_the_champion_of_their_time(played):
         mlflow.set_registry_uri(None)
 
 
-def test_airflow_ran_what_was_told_and_loaded_every_dag(played, home):
-    import sqlite3
+@pytest.fixture
+def database(played, home):
+    """Airflow's database, without Airflow."""
+    home = Home(home)
+    processes = Processes(home.root, home.logs)
+    database = database_of(home, Ports.free().database)
 
-    with sqlite3.connect(home / "airflow" / "airflow.db") as database:
-        assert database.execute("SELECT count(*) FROM import_error").fetchone() == (0,)
-        runs = database.execute("SELECT dag_id, state, count(*) FROM dag_run GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
+    def await_(condition, what):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.1)
+
+    database.start(processes, await_)
+    yield database
+    processes.stop(10)
+
+
+def test_airflow_ran_what_was_told_and_loaded_every_dag(database):
+    assert rows(database, "SELECT count(*) FROM import_error") == [(0,)]
+    runs = rows(database, "SELECT dag_id, state, count(*) FROM dag_run GROUP BY 1, 2 ORDER BY 1, 2")
     assert [run for run in runs if run[1] == "success"] == [
         ("example_new_version_sensor", "success", 3),
         ("example_rollback", "success", 1),

@@ -93,6 +93,8 @@ def _running(
             report.heading(f"Starting MLflow and Airflow in {home.root}; both listen on this machine only")
             if leftovers := stack.processes.stop_leftovers():
                 report.say(f"  Stopped {leftovers} process(es) that an earlier demo left here.")
+            if stack.database.note:
+                report.say(f"  {stack.database.note}")
             home.prepare(fresh=fresh)
             began = time.monotonic()
             with report.waiting("starting") as status:

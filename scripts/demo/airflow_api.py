@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import httpx
@@ -12,11 +14,16 @@ from scripts.demo.errors import DemoError
 class AirflowApi:
     """A signed-in client of one Airflow.
 
+    A request that gets no answer, or that Airflow could not work on just now, is repeated: on a busy machine that
+    happens. All that is asked here may be asked twice; a run is known by its id.
+
     :param url: address of the API server
+    :param patience: seconds after which an error is not repeated any more
     """
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+    def __init__(self, url: str, *, patience: float = 180.0) -> None:
+        self._client = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._patience = patience
 
     def sign_in(self, user: str, password: str) -> None:
         """Get a token for the calls that follow."""
@@ -42,7 +49,12 @@ class AirflowApi:
     def trigger(self, dag_id: str, run_id: str, params: dict[str, Any]) -> None:
         """Start a run of a Dag."""
         body = {"dag_run_id": run_id, "logical_date": None, "conf": params}
-        self._answer("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+        path = f"/api/v2/dags/{dag_id}/dagRuns"
+        try:
+            self._answer("POST", path, json=body)
+        except _ConflictError:
+            # An earlier try has started it; only its answer was lost.
+            self.run_state(dag_id, run_id)
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a run."""
@@ -77,19 +89,40 @@ class AirflowApi:
         return [line for event in answer["content"] for line in _lines(event)]
 
     def _answer(self, method: str, path: str, **request: Any) -> Any:
-        try:
-            answer = self._client.request(method, path, **request)
-        except httpx.HTTPError as error:
-            raise DemoError(f"Airflow did not answer {method} {path}: {error!r}") from error
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            raise _NotFoundError(f"Airflow has no {path}")
-        if answer.is_error:
-            raise DemoError(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:500]}")
-        return answer.json()
+        deadline = time.monotonic() + self._patience
+        for pause in itertools.chain((0.2, 0.5, 1.0), itertools.repeat(2.0)):
+            try:
+                answer = self._client.request(method, path, **request)
+            except httpx.TransportError as error:
+                failure, cause = f"did not answer {method} {path}: {error!r}", error
+            else:
+                if answer.status_code not in _PASSING:
+                    return _content(answer, f"{method} {path}")
+                failure, cause = f"answered {method} {path} with {answer.status_code}: {answer.text[:500]}", None
+            if time.monotonic() > deadline:
+                raise DemoError(f"Airflow {failure}") from cause
+            time.sleep(pause)
+        raise AssertionError("unreachable")
 
 
 class _NotFoundError(DemoError):
     """There is no such thing."""
+
+
+class _ConflictError(DemoError):
+    """There is such a thing already."""
+
+
+# What a later try may mend. Airflow answers 500 when its database is locked or a connection to it is lost.
+_PASSING = {429, 500, 502, 503, 504}
+_ERRORS = {httpx.codes.NOT_FOUND: _NotFoundError, httpx.codes.CONFLICT: _ConflictError}
+
+
+def _content(answer: httpx.Response, request: str) -> Any:
+    if answer.is_error:
+        error = _ERRORS.get(httpx.codes(answer.status_code), DemoError)
+        raise error(f"Airflow answered {request} with {answer.status_code}: {answer.text[:500]}")
+    return answer.json()
 
 
 def _lines(event: dict[str, Any] | str) -> list[str]:

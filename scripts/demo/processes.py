@@ -1,7 +1,8 @@
 """Processes of the demo: each started in a session of its own, known again after a crash, stopped without rest.
 
-Two things tell that a process is ours: the mark in its environment, or, where it has overwritten that with a title
-(many Airflow processes do), a session that we started together with a working directory in our folder.
+Three things tell that a process is ours: the mark in its environment; where it has overwritten that with a title (many
+Airflow processes do), a session that we started together with a working directory in our folder; and of PostgreSQL,
+whose processes all have sessions of their own, the working directory alone, which is that of its data.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ import psutil
 from scripts.demo.errors import DemoError
 
 MARK = "UC_MODELS_DEMO_HOME"
+DATABASE = "postgres"
 
 
 class Processes:
@@ -88,40 +91,54 @@ class Processes:
 
     def stop(self, grace: float) -> None:
         """Stop all, politely first, and leave none behind, also none that an earlier demo in this folder left."""
-        for process in self._running.values():
-            process.terminate()  # the first of each session; it knows how to stop its own children
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and self._living():
-            time.sleep(0.05)
-        self._kill_leftovers()
+        for name, process in self._running.items():
+            if name != DATABASE:
+                process.terminate()  # the first of each session; it knows how to stop its own children
+        self._await_end(grace, self._clients)
+        self._kill_leftovers(self._clients)
+        self._stop_database()
         for process in self._running.values():
             process.wait()
         self._forget()
 
     def stop_leftovers(self) -> int:
         """Stop what a killed demo left running in this folder and return how many processes that were."""
-        leftovers = self._ours()
-        for process in leftovers:
+        found, clients = self._ours(), self._clients()
+        for process in clients:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        psutil.wait_procs(leftovers, timeout=10)
-        self._kill_leftovers()
+        psutil.wait_procs(clients, timeout=10)
+        self._kill_leftovers(self._clients)
+        self._stop_database()
         self._forget()
-        return len(leftovers)
+        return len(found)
+
+    def _stop_database(self) -> None:
+        """Stop PostgreSQL when nobody uses it any more, so that it writes all it has and starts at once next time."""
+        for process in self._ours():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # To the server: end sessions and stop; to its other processes: cancel your query.
+                process.send_signal(signal.SIGINT)
+        self._await_end(10, self._ours)
+        self._kill_leftovers(self._ours)
+
+    def _await_end(self, seconds: float, living: Callable[[], list[psutil.Process]]) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for process in self._running.values():
+                process.poll()  # reaps it
+            if not living():
+                return
+            time.sleep(0.05)
 
     def _forget(self) -> None:
         self._running.clear()
         self._sessions.clear()
         self._record.unlink(missing_ok=True)
 
-    def _living(self) -> list[psutil.Process]:
-        for process in self._running.values():
-            process.poll()  # reaps it
-        return self._ours()
-
-    def _kill_leftovers(self) -> None:
+    def _kill_leftovers(self, living: Callable[[], list[psutil.Process]]) -> None:
         for _ in range(50):
-            leftovers = self._ours()
+            leftovers = living()
             if not leftovers:
                 return
             for process in leftovers:
@@ -134,11 +151,23 @@ class Processes:
         """Return the processes that are surely ours: nobody else's are ever touched."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
+    def _clients(self) -> list[psutil.Process]:
+        """Return all but the database's."""
+        return [process for process in self._ours() if not self._is_database(process)]
+
+    def _is_database(self, process: psutil.Process) -> bool:
+        try:
+            return process.name() == DATABASE and Path(process.cwd()).is_relative_to(self.home)
+        except (psutil.Error, OSError):
+            return False
+
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 return False
             if os.getsid(process.pid) in self._sessions and process.cwd() == self.home:
+                return True
+            if self._is_database(process):
                 return True
             return process.environ().get(MARK) == self.home
         except (psutil.Error, OSError):

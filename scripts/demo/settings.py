@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterable, MutableMapping
 from configparser import RawConfigParser
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from scripts.demo.errors import DemoError
@@ -21,24 +21,27 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 REGISTRIES = ("mlflow", "databricks")
 USER = "admin"
 _FOREIGN = ("AIRFLOW", "_AIRFLOW", "MLFLOW", "_MLFLOW", "DATABRICKS", "PYTHONPATH", "PYTHONHOME", "GUNICORN", "UVICORN")
+_FOREIGN += ("PG",)  # of PostgreSQL's clients
 _LOOPBACK = "127.0.0.1,localhost"
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Loopback ports: of the MLflow server, the emulated workspace, Airflow's API server and its two log servers."""
+    """Loopback ports: of the MLflow server, the workspace, Airflow's API server, its two log servers, its database."""
 
     mlflow: int
     workspace: int
     airflow: int
     worker_logs: int
     trigger_logs: int
+    database: int
 
     @classmethod
     def free(cls, *, mlflow: Iterable[int] = (), airflow: Iterable[int] = ()) -> Ports:
         """Choose free ports, these if they are free."""
         taken: set[int] = set()
-        return cls(_free(taken, mlflow), _free(taken), _free(taken, airflow), _free(taken), _free(taken))
+        preferred = {"mlflow": mlflow, "airflow": airflow}
+        return cls(**{f.name: _free(taken, preferred.get(f.name, ())) for f in fields(cls)})
 
 
 def _free(taken: set[int], preferred: Iterable[int] = ()) -> int:
@@ -92,7 +95,7 @@ def airflow_environment(home: Home, ports: Ports) -> dict[str, str]:
     }
 
 
-def write_airflow_config(home: Home, ports: Ports) -> None:
+def write_airflow_config(home: Home, ports: Ports, database_url: str) -> None:
     """Write airflow.cfg and the password of the one user."""
     address = f"http://127.0.0.1:{ports.airflow}"
     passwords = home.airflow / "passwords.json"
@@ -110,7 +113,7 @@ def write_airflow_config(home: Home, ports: Ports) -> None:
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": passwords,
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home.airflow}/airflow.db?timeout=60"},
+        "database": {"sql_alchemy_conn": database_url},
         "api": {
             "host": "127.0.0.1",
             "port": ports.airflow,

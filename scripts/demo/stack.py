@@ -10,6 +10,7 @@ from collections.abc import Callable
 import httpx
 
 from scripts.demo.airflow_api import AirflowApi
+from scripts.demo.databases import database_of
 from scripts.demo.errors import DemoError
 from scripts.demo.home import Home
 from scripts.demo.processes import Processes
@@ -25,12 +26,14 @@ class Stack:
 
     :param home: the folder
     :param ports: where they listen
+    :param database: one of DATABASES; None: PostgreSQL where it runs
     """
 
-    def __init__(self, home: Home, ports: Ports) -> None:
+    def __init__(self, home: Home, ports: Ports, database: str | None = None) -> None:
         self.home = home
         self.ports = ports
         self.processes = Processes(home.root, home.logs)
+        self.database = database_of(home, ports.database, database)
         self.mlflow_url = f"http://127.0.0.1:{ports.mlflow}"
         self.workspace_url = f"http://127.0.0.1:{ports.workspace}" if home.registry == "databricks" else None
         self.airflow_url = f"http://127.0.0.1:{ports.airflow}"
@@ -42,12 +45,13 @@ class Stack:
 
         :param say: told what is being waited for
         """
-        write_airflow_config(self.home, self.ports)
+        write_airflow_config(self.home, self.ports, self.database.url)
         self.password = self.home.secret("password")[:16]
         self._start_mlflow()
         if self.workspace_url:
             self._start_workspace()
         say("making Airflow's database")
+        self.database.start(self.processes, self._await)
         environment = self.environment()
         airflow = [sys.executable, "-m", "airflow"]
         self.processes.run("airflow-migrate", [*airflow, "db", "migrate"], environment, _START_TIMEOUT)

@@ -17,7 +17,6 @@ from support.mlflow_server import RunningServer
 from support.models import add_version, log_model
 from support.proxy import Fault, Recorded
 
-from scripts.demo.errors import DemoError
 from scripts.demo.settings import USER
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
@@ -46,25 +45,14 @@ def alone(stack, client):
         for accuracy in accuracies:
             make_version(client, f"dev.many.{name}", accuracy)
     client.set_registered_model_alias("dev.many.undone", "Champion", "1")
-    trigger(stack, IN_TIME, "late", {"name": "dev.many.late"})
+    stack.api.trigger(IN_TIME, "late", {"name": "dev.many.late"})
     models = [
         {"model_name": "dev.many.good", "destination_model_name": "prod.many.good"},
         {"model_name": "dev.many.undone"},
         {"model_name": "dev.many.poor", "version": 1},
     ]
     stack.proxy.faults.append(Fault(notes_promotion, status=403, body='{"error_code": "PERMISSION_DENIED"}'))
-    trigger(stack, MANY, "many", {"models": models})
-
-
-def trigger(stack: Any, dag_id: str, run_id: str, params: dict[str, Any]) -> None:
-    """Start a run; on a busy machine Airflow may find its SQLite locked for too long."""
-    for left in range(5, -1, -1):
-        try:
-            return stack.api.trigger(dag_id, run_id, params)
-        except DemoError as error:
-            if not left or "Database error" not in str(error):
-                raise
-    return None
+    stack.api.trigger(MANY, "many", {"models": models})
 
 
 def notes_promotion(request: Recorded) -> bool:
@@ -129,7 +117,7 @@ def answer(stack: Any, page: Any, version: int, option: str) -> str:
     """Trigger a run, find what it asks among the required actions, answer it; return what the page showed."""
     run_id = f"version-{version}"
     params = {"registry_conn_id": "watched", "schema": "approvals", "model": "fraud", "version": version}
-    trigger(stack, ASK, run_id, params)
+    stack.api.trigger(ASK, run_id, params)
     details = f"/api/v2/dags/{ASK}/dagRuns/{run_id}/hitlDetails"
     until(lambda: stack.api.get(details)["total_entries"], lambda: stack.api.tasks(ASK, run_id))
     page.goto(f"{stack.airflow_url}/required_actions?response_received=false")

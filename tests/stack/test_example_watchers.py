@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,18 +59,13 @@ class Examples(WatchingStack):
         told = "SELECT asset_id, updated_at FROM asset_state_store WHERE key LIKE 'uc_models_told_%_0'"
         return {asset_id for asset_id, _ in self.rows(told)}
 
-    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What Airflow's database says."""
-        with closing(sqlite3.connect(f"file:{self.home.airflow}/airflow.db?mode=ro", uri=True, timeout=60)) as database:
-            return database.execute(query, values).fetchall()
-
     def handled(self, dag_id: str, task_id: str) -> list[str]:
         """What the successful instances of a task returned, over all runs."""
         found = self.rows(
             "SELECT x.value FROM xcom x JOIN task_instance t USING (dag_id, task_id, run_id, map_index)"
-            " WHERE x.key = 'return_value' AND t.state = 'success' AND dag_id = ? AND task_id = ?",
-            dag_id,
-            task_id,
+            " WHERE x.key = 'return_value' AND t.state = 'success' AND dag_id = :dag_id AND task_id = :task_id",
+            dag_id=dag_id,
+            task_id=task_id,
         )
         return sorted(_read(value) for (value,) in found)
 
@@ -82,20 +75,19 @@ class Examples(WatchingStack):
         return int(self.rows(count)[0][0])
 
     def is_idle(self, *dag_ids: str) -> bool:
-        marks = ", ".join("?" * len(dag_ids))
-        busy = f"SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running') AND dag_id IN ({marks})"
-        return self.rows(busy, *dag_ids) == [(0,)]
+        busy = "SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running') AND dag_id IN :dag_ids"
+        return self.rows(busy, dag_ids=list(dag_ids)) == [(0,)]
 
     def states(self, *dag_ids: str) -> dict[str, int]:
-        marks = ", ".join("?" * len(dag_ids))
-        return dict(
-            self.rows(f"SELECT state, count(*) FROM dag_run WHERE dag_id IN ({marks}) GROUP BY state", *dag_ids)
-        )
+        counts = "SELECT state, count(*) FROM dag_run WHERE dag_id IN :dag_ids GROUP BY state"
+        return dict(self.rows(counts, dag_ids=list(dag_ids)))
 
 
 def _read(value: Any) -> Any:
-    value = json.loads(value)
-    return json.loads(value) if isinstance(value, str) and value.startswith('"') else value
+    """A value of an XCom: JSON in a string of JSON on SQLite, and in a string on PostgreSQL."""
+    while isinstance(value, str) and value.startswith(('"', "[")):
+        value = json.loads(value)
+    return value
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +186,7 @@ def test_the_relay_starts_one_run_per_version(stack, registry):
 
     stack.until(all_handled, 120, lambda: stack.handled(VERSION, "check_version"))
     stack.pause(RELAY, VERSION)
-    keys = [key for (key,) in stack.rows("SELECT partition_key FROM dag_run WHERE dag_id = ?", VERSION)]
+    keys = [key for (key,) in stack.rows("SELECT partition_key FROM dag_run WHERE dag_id = :dag_id", dag_id=VERSION)]
     assert sorted(f"models:/{key}" for key in keys) == uris(registry)
     assert set(stack.states(RELAY, VERSION)) == {"success"}
 
@@ -222,12 +214,14 @@ def test_versions_of_a_burst_and_those_that_come_during_slow_work_are_each_check
 
     assert Counter(stack.handled(WATCHER, "check")) == Counter(everything)
     assert set(stack.states(WATCHER)) == {"success"}
-    marked = [uri for (value,) in stack.rows(MARKED, WATCHER) for uri in _read(value)]
+    marked = [uri for (value,) in stack.rows(MARKED, dag_id=WATCHER) for uri in _read(value)]
     assert Counter(marked) == Counter(everything)
-    runs = stack.rows("SELECT start_date, end_date FROM dag_run WHERE dag_id = ? ORDER BY start_date", WATCHER)
+    dates = "SELECT start_date, end_date FROM dag_run WHERE dag_id = :dag_id ORDER BY start_date"
+    runs = stack.rows(dates, dag_id=WATCHER)
     assert all(ended <= began for (_, ended), (began, _) in pairwise(runs))
     given = stack.rows(
-        "SELECT count(*) FROM dagrun_asset_event e JOIN dag_run r ON r.id = e.dag_run_id WHERE r.dag_id = ?", WATCHER
+        "SELECT count(*) FROM dagrun_asset_event e JOIN dag_run r ON r.id = e.dag_run_id WHERE r.dag_id = :dag_id",
+        dag_id=WATCHER,
     )[0][0]
     sent = stack.sent() - before
     print(f"\n{len(everything)} versions in {len(runs)} runs; of {sent} events, runs were given {given}")
@@ -235,4 +229,4 @@ def test_versions_of_a_burst_and_those_that_come_during_slow_work_are_each_check
     assert given < sent  # Airflow gave the others to no run, and still no version was left out
 
 
-MARKED = "SELECT value FROM xcom WHERE key = 'return_value' AND task_id = 'mark' AND dag_id = ?"
+MARKED = "SELECT value FROM xcom WHERE key = 'return_value' AND task_id = 'mark' AND dag_id = :dag_id"

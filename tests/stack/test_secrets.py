@@ -1,19 +1,18 @@
 """Recognisable secrets go through a whole story, and are found nowhere afterwards.
 
-Searched are the logs of all tasks and components (at level DEBUG), Airflow's database file with XCom, rendered
-templates and trigger rows, and whatever else lies in the stack's folder, its folder for temporary files included.
+Searched are the logs of all tasks and components (at level DEBUG), Airflow's database with XCom, rendered templates
+and trigger rows, and whatever else lies in the stack's folder, its folder for temporary files included.
 """
 
 from __future__ import annotations
 
 import base64
-import sqlite3
 import time
-from contextlib import closing
 
 import httpx
 import pytest
 from cryptography.fernet import Fernet
+from support.airflow_database import contents, rows
 from support.mlflow_server import RunningServer
 from support.models import log_model
 
@@ -43,11 +42,10 @@ def await_triggers(stack) -> list[str]:
     fernet = Fernet(_fernet_key(stack.home.secret("fernet")))
     deadline = time.monotonic() + 120
     while True:
-        with closing(sqlite3.connect(stack.home.airflow / "airflow.db", timeout=30)) as database:
-            rows = database.execute("SELECT kwargs FROM trigger").fetchall()
-        if len(rows) >= 2:
+        found = rows(stack.database, "SELECT kwargs FROM trigger")
+        if len(found) >= 2:
             # Airflow encrypts them in most cases, not in all.
-            return [kwargs if kwargs.startswith("{") else fernet.decrypt(kwargs).decode() for (kwargs,) in rows]
+            return [kwargs if kwargs.startswith("{") else fernet.decrypt(kwargs).decode() for (kwargs,) in found]
         assert time.monotonic() < deadline, stack.api.tasks("secrets", RUN)
         time.sleep(0.2)
 
@@ -81,6 +79,13 @@ def test_triggers_hold_no_secrets(stack, story):
     assert all("dev.secret.late" in trigger for trigger in story)
     for secret in needles(stack):
         assert not any(secret in trigger for trigger in story)
+
+
+def test_secrets_are_nowhere_in_the_database(stack, story):
+    tables = dict(contents(stack.database))
+    assert not tables or b"dev.secret.late" in tables["task_instance"] + tables["rendered_task_instance_fields"]
+    held = [(kind, table) for table, content in tables.items() for kind, s in labelled(stack) if s.encode() in content]
+    assert not held
 
 
 def test_secrets_are_nowhere_on_disk(stack, story):

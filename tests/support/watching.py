@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from airflow_uc_models.events import ModelEvent
 from scripts.demo.home import Home
 from scripts.demo.settings import Ports, airflow_environment, forget_callers_settings
 from scripts.demo.stack import Stack
+from support.airflow_database import rows
 from support.databricks import connection_json
 from support.registries import EMULATED, Subject
 
@@ -70,9 +70,12 @@ class WatchingStack(Stack):
 
         Read from the database: Airflow 3.3.2 does not list them while a run that they started is queued.
         """
-        with closing(sqlite3.connect(f"file:{self.home.airflow}/airflow.db?mode=ro", uri=True, timeout=60)) as database:
-            rows = database.execute("SELECT extra FROM asset_event ORDER BY id").fetchall()
-        return [ModelEvent.from_json(json.loads(extra)["payload"]) for (extra,) in rows]
+        found = self.rows("SELECT extra FROM asset_event ORDER BY id")
+        return [ModelEvent.from_json(_plain(extra)["payload"]) for (extra,) in found]
+
+    def rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        """What Airflow's database says."""
+        return rows(self.database, query, **values)
 
     def watcher_states(self) -> list[dict[str, Any]]:
         """What the watchers of all assets say of themselves."""
@@ -80,7 +83,9 @@ class WatchingStack(Stack):
         for asset in self.api.get("/api/v2/assets", params={"limit": _PAGE})["assets"]:
             kept = self.api.get(f"/api/v2/assets/{asset['id']}/state-store")
             states += [
-                _value(item) for item in kept["asset_state_store"] if item["key"].startswith("uc_models_watcher")
+                _plain(item["value"])
+                for item in kept["asset_state_store"]
+                if item["key"].startswith("uc_models_watcher")
             ]
         return states
 
@@ -115,6 +120,6 @@ def admin(workspace: Emulator, schema: str) -> Iterator[Subject]:
         yield Subject("admin", schema, EMULATED)
 
 
-def _value(item: dict[str, Any]) -> Any:
-    value = item["value"]
+def _plain(value: Any) -> Any:
+    """JSON as its value; PostgreSQL gives that already, SQLite its text."""
     return json.loads(value) if isinstance(value, str) else value
