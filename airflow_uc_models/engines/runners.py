@@ -150,7 +150,7 @@ def processes_of(environment: Environment, workers: Workers, warm: Warmed | None
             processes = [stack.enter_context(ModelProcess.started(how)) for _ in range(workers.number)]
             workers.undo.extend(process.kill for process in processes)
         for told in [process.submit("load", {"folder": str(workers.folder)}) for process in processes]:
-            log.info("The model is loaded in a process of its own: %s", dict(told.result().head))
+            log.debug("The model is loaded in a process of its own: %s", dict(told.result().head))
         yield Processes(processes)
         for process in processes:  # all at once, as each takes a while to end
             process.release()

@@ -96,7 +96,7 @@ def environment_of(folder: Path, env_manager: str | None = None, label: str | No
     """
     label = label or f"the model in {folder}"
     environment = _environment(folder, env_manager, label)
-    log.info("Environment of %s: %s, because %s", label, environment.manager, environment.reason)
+    log.info("Loading %s in the environment %s: %s", label, environment.manager, environment.reason)
     return environment
 
 

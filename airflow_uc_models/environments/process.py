@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,7 +220,31 @@ class ModelProcess:
             for line in output:
                 text = line.decode(errors="replace").rstrip()
                 self._last_lines.append(text)
-                model_log.info("%s", text)
+                relay(text)
+
+
+_MLFLOW_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING) (.*)")
+_PYTHON_WARNING = re.compile(r"\S+:\d+: \w*Warning: ")
+_relayed: set[str] = set()
+
+
+def relay(line: str) -> None:
+    """Log a line that a model's process has printed: of mlflow's only warnings, and each of these once in a task.
+
+    An evaluation goes through the same code for the candidate, the champion and each slice, and warns each time.
+    """
+    by_mlflow = _MLFLOW_LINE.match(line)
+    if by_mlflow and by_mlflow[1] != "WARNING":
+        model_log.debug("%s", line)
+        return
+    if not (by_mlflow or _PYTHON_WARNING.match(line)):
+        # Python quotes the line of code below a warning.
+        model_log.log(logging.DEBUG if line.startswith("  ") and "warn" in line else logging.INFO, "%s", line)
+        return
+    text = by_mlflow[2] if by_mlflow else line
+    if text not in _relayed:
+        _relayed.add(text)
+        model_log.warning("%s", line)
 
 
 def _command(start: Start, requests: int, responses: int) -> list[str]:

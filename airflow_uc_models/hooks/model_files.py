@@ -99,15 +99,16 @@ class _Progress:
                 self._tell(self.what)
 
     def finish(self) -> None:
-        self._tell(f"{self.what}: done")
+        # The task says what it moved; this says how fast.
+        self._tell(f"{self.what}: done", logging.DEBUG)
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, what: str, level: int = logging.INFO) -> None:
         self._told = time.monotonic()
         rate = self._bytes_done / max(self._told - self._began, 1e-3) / 1e6
         total = f" of {self.files}" if self.files else ""
         total_mb = f" of {self.bytes / 1e6:,.1f}" if self.bytes else ""
         done = f"{self._files_done}{total} files, {self._bytes_done / 1e6:,.1f}{total_mb} MB"
-        log.info("%s: %s, %.1f MB/s", what, done, rate)
+        log.log(level, "%s: %s, %.1f MB/s", what, done, rate)
 
 
 @contextmanager

@@ -230,7 +230,7 @@ def _create(hook: ModelRegistryHook, new: NewVersion, origin: _Origin) -> ModelV
     create = _create_call(hook, new, origin)
     with _model_ensured(hook, new):
         version, made = hook.run(registration.create_version_once(hook.registry, new.name, new.key, create))
-    log.info("%s version %s of %s", "Created" if made else "Found", version.version, version.name)
+    log.debug("%s version %s of %s", "Created" if made else "Found", version.version, version.name)
     return version
 
 
@@ -271,7 +271,7 @@ def _upload(
         raise
     # From here on nothing is taken back: others may have seen the version already.
     version = _await_ready(hook, version)
-    log.info("Created version %s of %s", version.version, version.name)
+    log.debug("Created version %s of %s", version.version, version.name)
     return tries.settle_after(version)
 
 

@@ -29,8 +29,9 @@ class _AliasOperator(ModelOperator):
 
     def report(self, context: Context, move: AliasMove, *, moved: bool = True) -> dict[str, Any]:
         """Log a move, link to its version, tell of it, and return it for XCom."""
-        came_from = "" if move.previous is None else f" (before: {move.previous})"
-        self.log.info("Alias %r of %s points to version %s%s", move.alias, move.name, move.version, came_from)
+        before = "no version" if move.previous is None else f"version {move.previous}"
+        what = f"{before} -> {move.version}" if move.previous != move.version else f"stays at version {move.version}"
+        self.log_effect("Set alias %r of %s: %s", move.alias, move.name, what)
         self.link_to(context, move.name, move.version)
         details = {"version": move.version, "alias": move.alias, "from_version": move.previous}
         self.tell(context, MODEL_VERSION_ALIAS_CREATED, move.name, *([details] if moved else []))
@@ -153,8 +154,8 @@ class DeleteRegisteredModelAliasOperator(_AliasOperator):
         except NotFoundError:
             if not (self.missing_ok or self.is_retry(context)):
                 raise
-            self.log.info("Alias %r of %s is not there", alias, name)
             deleted = False
+        self.log_effect("%s alias %r of %s", "Deleted" if deleted else "Did not find", alias, name)
         self.link_to(context, name)
         gone = deleted or self.is_retry(context)
         self.tell(context, MODEL_VERSION_ALIAS_DELETED, name, *([{"alias": alias}] if gone else []))

@@ -123,7 +123,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         self.subject, self.body = self.subject or request.subject(), request.body(self.body)
         self.hook.run(note_approval(self.hook.registry, name, number, PENDING))
         until = f" until {request.deadline:{TIME_FORMAT}}" if request.deadline else ""
-        self.log.info("Waiting%s for an approval of %s/%s", until, name, number)
+        self.log_effect("Waiting%s for an approval of version %s of %s", until, number, name)
         self.log.debug("%s\n%s", self.subject, self.body)
         return ApprovalOperator.execute(self, context)  # does not return: the task waits without a process
 
@@ -197,7 +197,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         tags = answer.tags()
         note = note_approval(self.hook.registry, name, number, answer.status, tags, created_at=created_at)
         before = self.hook.run(note)
-        self.log.info("%s/%s is %s by %s at %s", name, number, answer.status, answer.by, answer.at)
+        outcome = "Approved" if answer.approved else "Rejected"
+        self.log_effect("%s version %s of %s: by %s at %s", outcome, number, name, answer.by, answer.at)
         self.link_to(context, name, number)
         result = publish(context, {"name": name, "version": number, **answer.to_xcom()})
         context["ti"].xcom_push(
@@ -267,6 +268,7 @@ class SetModelVersionApprovalTagOperator(ModelVersionOperator):
         registry.tag_rules(NO_TAGS).check(tags)
         before = yield from resolve(registry, self.reference())
         yield from registry.set_model_version_tag(before.name, before.version, self.tag, self.value)
+        self.log_effect("Set tags of %s/%s: %s=%r", before.name, before.version, self.tag, self.value)
         self.link_to(context, before.name, before.version)
         self.tell(context, MODEL_VERSION_TAG_SET, before.name, *_changes(tags, before))
         return (yield from registry.get_model_version(before.name, before.version)).to_xcom()

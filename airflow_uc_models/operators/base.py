@@ -129,6 +129,13 @@ class ModelRegistryOperator(BaseOperator):
             for uri in emit(context, self.outlets, self._told):
                 self.log.warning("Outlet %s is not of the model and connection that this task changed", uri)
 
+    def log_effect(self, message: str, *args: object, conn_id: str | None = None) -> None:
+        """Log something that was done, or found, in one line that ends with the connection.
+
+        :param conn_id: the connection, if not ``registry_conn_id``
+        """
+        self.log.info("%s, on connection %r", message % args, conn_id or self.registry_conn_id)
+
     def link_to(self, context: Context, name: str, version: int | None = None) -> None:
         """Point the task's extra link to a model version, or to the model."""
         store_link(context, self.hook.endpoint.model_version_url(name, version))

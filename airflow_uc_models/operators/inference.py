@@ -172,7 +172,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         if not version.is_ready:
             raise ModelVersionFailedError(f"{version.uri} is {version.status}, not READY; it cannot be loaded.")
         self.link_to(context, version.name, version.version)
-        self.log.info("Scoring %s with %s", job.input, version.uri)
+        self.log_effect("Scoring %s with %s", job.input, version.uri)
         self._running = engine
         scored = engine.start(job, self.hook, version)
         self._running = None
@@ -203,9 +203,10 @@ class BatchInferenceOperator(ModelRegistryOperator):
             self._running.cancel()
 
     def _summary(self, job: InferenceJob, version: ModelVersion, scored: Scored) -> dict[str, Any]:
-        self.log.info("Wrote %s rows to %s in %.1f s", f"{scored.rows:,}", job.output, scored.seconds)
+        rows = f"{scored.rows:,}"
+        self.log_effect("Wrote %s rows -> %s in %.1f s, by %s", rows, job.output, scored.seconds, version.uri)
         if scored.bad_rows:
-            self.log.warning("Put %s bad rows aside, in %s", f"{scored.bad_rows:,}", job.bad_rows_output)
+            self.log.warning("Put %s bad rows aside -> %s", f"{scored.bad_rows:,}", job.bad_rows_output)
         return {
             "name": version.name,
             "version": version.version,

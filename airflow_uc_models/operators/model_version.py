@@ -101,6 +101,7 @@ class RegisterModelOperator(ModelOperator):
             tracking=ModelRegistryHook(self.tracking_conn_id, role="tracking") if self.tracking_conn_id else None,
             signature_required=self.signature_required,
         )
+        self.log_effect("Registered %s as version %s of %s", source.uri, version.version, version.name)
         self.link_to(context, version.name, version.version)
         self.tell(context, MODEL_VERSION_READY, version.name, {"version": version.version})
         return version.to_xcom()
@@ -182,6 +183,8 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         new = _new_version(self, context, name, f"copy {reference.uri} to {name}")
         tags = self.copy_tags if isinstance(self.copy_tags, bool) else list(self.copy_tags)
         version = copy(self.hook, reference, destination, new, copy_tags=tags)
+        conn_id = destination.registry_conn_id
+        self.log_effect("Copied %s -> version %s of %s", reference.uri, version.version, name, conn_id=conn_id)
         store_link(context, destination.endpoint.model_version_url(version.name, version.version))
         self.tell(context, MODEL_VERSION_READY, version.name, {"version": version.version}, hook=destination)
         return version.to_xcom()
@@ -214,6 +217,7 @@ class GetModelVersionOperator(ModelVersionOperator):
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Get the version."""
         version = yield from resolve(registry, self.reference())
+        self.log_effect("Read version %s of %s", version.version, version.name)
         self.link_to(context, version.name, version.version)
         return version.to_xcom()
 
@@ -248,6 +252,7 @@ class UpdateModelVersionOperator(ModelVersionOperator):
         found = yield from resolve(registry, self.reference())
         description = redescribed(registry, found, self.description)
         yield from registry.update_model_version(found.name, found.version, description=description)
+        self.log_effect("Updated the description of version %s of %s", found.version, found.name)
         self.link_to(context, found.name, found.version)
         return (yield from registry.get_model_version(found.name, found.version)).to_xcom()
 
@@ -282,6 +287,7 @@ class DownloadModelVersionOperator(ModelVersionOperator):
         """Download the files."""
         version = self.hook.run(resolve(self.hook.registry, self.reference()))
         path = download_to(self.hook, version, self.destination)
+        self.log_effect("Downloaded version %s of %s -> %s", version.version, version.name, path)
         self.link_to(context, version.name, version.version)
         return {**version.to_xcom(), "path": path}
 
@@ -313,7 +319,7 @@ class SearchModelVersionsOperator(ModelOperator):
         """Search for versions."""
         name = registry.normalize(self.model_name)
         found = yield from search_versions(registry, name, tags=str_tags(self.tags), status=self.status or None)
-        self.log.info("Found %d versions of %s", len(found), name)
+        self.log_effect("Found %d versions of %s", len(found), name)
         self.link_to(context, name)
         return [version.to_xcom() for version in found]
 
@@ -371,7 +377,7 @@ class DeleteModelVersionOperator(ModelOperator):
                 even_if_aliased=self.even_if_aliased,
                 missing_ok=self.is_retry(context),
             )
-        self.log.info("Deleted versions of %s: %s", name, ", ".join(map(str, deleted)) or "none")
+        self.log_effect("Deleted versions of %s: %s", name, ", ".join(map(str, deleted)) or "none")
         self.link_to(context, name)
         gone = deleted or ([parse_version(self.version)] if self.version and self.is_retry(context) else [])
         self.tell(context, MODEL_VERSION_DELETED, name, *({"version": version} for version in gone))

@@ -141,11 +141,10 @@ class PendingModelVersionsOperator(ModelRegistryOperator):
         return str(marking[0])
 
     def _tell(self, found: Pending) -> None:
-        self.log.info("%d versions are pending: %s", len(found.versions), _named(found.versions))
+        unready = f"; not READY yet: {_named(found.unready)}" if found.unready else ""
+        self.log_effect("Found %d pending versions: %s%s", len(found.versions), _named(found.versions), unready)
         if found.left:
             self.log.warning("%d more versions are pending; later runs list them", found.left)
-        if found.unready:
-            self.log.info("%d versions are not READY yet: %s", len(found.unready), _named(found.unready))
         if found.failed:
             self.log.warning("%d versions failed to register: %s", len(found.failed), _named(found.failed))
 

@@ -222,6 +222,9 @@ class FinishPromotion(ModelRegistryOperator):
             )
         if current != version:
             self.log.warning("Alias %r of %s points to version %s by now", self.alias, name, current)
+        before = f"version {outcome['previous_version']}" if outcome["previous_version"] else "no version"
+        source = f"{outcome['model_name']}/{outcome['version']}"
+        self.log_effect("Promoted %s: alias %r of %s, %s -> %s", source, self.alias, name, before, version)
         self.link_to(context, name, version)
         return {**outcome, "promoted": True}
 

@@ -71,7 +71,7 @@ class CreateRegisteredModelOperator(ModelOperator):
         )
         if not made and self.if_exists == "fail":
             raise AlreadyExistsError(f"Registered model {name} exists already; if_exists='ignore' would accept it.")
-        self.log.info("%s registered model %s", "Created" if made else "Found", name)
+        self.log_effect("%s registered model %s", "Created" if made else "Found", name)
         self.link_to(context, name)
         self.tell(context, REGISTERED_MODEL_CREATED, name, *([{"created_at": model.created_at}] if made else []))
         return model.to_xcom()
@@ -107,6 +107,7 @@ class UpdateRegisteredModelOperator(ModelOperator):
         if registry.capabilities.tags is None:
             description = redescribed(registry, (yield from registry.get_registered_model(name)), description)
         yield from registry.update_registered_model(name, description=description)
+        self.log_effect("Updated the description of registered model %s", name)
         self.link_to(context, name)
         return (yield from registry.get_registered_model(name)).to_xcom()
 
@@ -158,6 +159,7 @@ class RenameRegisteredModelOperator(ModelOperator):
                 f"{name} was renamed to {new_name}, and there is a model named {name} all the same: two had that name, "
                 "or it was made again meanwhile. Delete or rename it, too."
             )
+        self.log_effect("Renamed registered model %s -> %s", name, new_name)
         self.link_to(context, new_name)
         self.tell(context, REGISTERED_MODEL_DELETED, name, {})
         self.tell(context, REGISTERED_MODEL_CREATED, new_name, {})
@@ -204,8 +206,8 @@ class DeleteRegisteredModelOperator(ModelOperator):
         except NotFoundError:
             if not (self.missing_ok or self.is_retry(context)):
                 raise
-            self.log.info("Registered model %s is not there", name)
             deleted = False
+        self.log_effect("%s registered model %s", "Deleted" if deleted else "Did not find", name)
         self.tell(context, REGISTERED_MODEL_DELETED, name, *([{}] if deleted or self.is_retry(context) else []))
         return {"name": name, "deleted": deleted}
 
@@ -236,8 +238,9 @@ class GetRegisteredModelOperator(ModelOperator):
         except NotFoundError:
             if not self.missing_ok:
                 raise
-            self.log.info("Registered model %s is not there", name)
+            self.log_effect("Did not find registered model %s", name)
             return None
+        self.log_effect("Read registered model %s", name)
         self.link_to(context, name)
         return model.to_xcom()
 
@@ -267,5 +270,6 @@ class SearchRegisteredModelsOperator(ModelRegistryOperator):
             filter_string=self.filter_string or None, schema=self.schema or None
         )
         found = sorted(models, key=lambda m: m.name)
-        self.log.info("Found %d registered models", len(found))
+        where = f" in {self.schema}" if self.schema else ""
+        self.log_effect("Found %d registered models%s", len(found), where)
         return [model.to_xcom() for model in found]

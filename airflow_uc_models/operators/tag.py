@@ -21,6 +21,8 @@ from airflow_uc_models.registry.registration import resolve
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
+_SHOWN = 100
+
 
 class SetRegisteredModelTagsOperator(ModelOperator):
     """Set tags of a registered model; other tags stay. Doing it twice is the same as doing it once.
@@ -48,6 +50,7 @@ class SetRegisteredModelTagsOperator(ModelOperator):
         before = (yield from registry.get_registered_model(name)).tags if self.is_heard() else {}
         for key, value in tags.items():
             yield from registry.set_registered_model_tag(name, key, value)
+        self.log_effect("Set tags of %s: %s", name, _listed(tags))
         self.link_to(context, name)
         self.tell(context, REGISTERED_MODEL_TAG_SET, name, *_set(tags, before, again=self.is_retry(context)))
         return (yield from registry.get_registered_model(name)).to_xcom()
@@ -80,6 +83,7 @@ class DeleteRegisteredModelTagsOperator(ModelOperator):
         for key in keys:
             if key in model.tags:
                 yield from registry.delete_registered_model_tag(name, key)
+        self.log_effect("Deleted tags of %s: %s", name, ", ".join(key for key in keys if key in model.tags) or "none")
         self.link_to(context, name)
         gone = _deleted(keys, model.tags, again=self.is_retry(context))
         self.tell(context, REGISTERED_MODEL_TAG_DELETED, name, *gone)
@@ -116,6 +120,7 @@ class SetModelVersionTagsOperator(ModelVersionOperator):
         version = yield from resolve(registry, self.reference())
         for key, value in tags.items():
             yield from registry.set_model_version_tag(version.name, version.version, key, value)
+        self.log_effect("Set tags of %s/%s: %s", version.name, version.version, _listed(tags))
         self.link_to(context, version.name, version.version)
         changes = _set(tags, version.tags, again=self.is_retry(context))
         details = [{"version": version.version, **change} for change in changes]
@@ -152,6 +157,8 @@ class DeleteModelVersionTagsOperator(ModelVersionOperator):
         for key in keys:
             if key in version.tags:
                 yield from registry.delete_model_version_tag(version.name, version.version, key)
+        there = ", ".join(key for key in keys if key in version.tags) or "none"
+        self.log_effect("Deleted tags of %s/%s: %s", version.name, version.version, there)
         self.link_to(context, version.name, version.version)
         gone = _deleted(keys, version.tags, again=self.is_retry(context))
         details = [{"version": version.version, **change} for change in gone]
@@ -169,6 +176,13 @@ def _set(tags: Mapping[str, str], before: Mapping[str, str], *, again: bool) -> 
 def _deleted(keys: Sequence[str], before: Mapping[str, str], *, again: bool) -> list[dict[str, Any]]:
     """Return the changes that deleting tags makes, likewise."""
     return [{"tag_key": key, "from_value": before.get(key)} for key in keys if again or key in before]
+
+
+def _listed(tags: Mapping[str, str]) -> str:
+    """Return tags for a log line; a long value is cut."""
+    return ", ".join(
+        f"{key}={value if len(value) <= _SHOWN else value[:_SHOWN] + '...'!r}" for key, value in tags.items()
+    )
 
 
 def _without(tags: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:

@@ -84,7 +84,7 @@ class Trials:
                 if smoke_test:
                     problem = smoke_test_problem(process.call("smoke_test"), signature)
                     facts = replace(facts, smoke_test=problem)
-                    log.info("Smoke test of %s: %s", version.uri, problem or "passed")
+                    log.debug("Smoke test of %s: %s", version.uri, problem or "passed")
                 if self.policy.evaluation is not None:
                     facts = self._measured(process, version, facts, signature)
         return facts
@@ -102,7 +102,8 @@ class Trials:
             log.warning("%s could not be evaluated on %s: %s", version.uri, data.name, error)
             return _unmeasured(facts, f"the evaluation on {data.name}, which failed: {str(error)[:_MOST_TEXT]}")
         measured = metrics_of(answer, data.evaluation.slice_metric)
-        log.info("%s evaluated on %s (%d rows): %s", version.uri, data.name, data.rows, measured)
+        log.info("Evaluated %s on %s (%s rows): %d metrics", version.uri, data.name, f"{data.rows:,}", len(measured))
+        log.debug("Metrics of %s: %s", version.uri, measured)
         left_out = not_measured(self.policy.metric_rules, data.evaluation, measured)
         logged = {name: value for name, value in facts.metrics.items() if name not in left_out}
         return replace(

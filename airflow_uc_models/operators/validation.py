@@ -218,8 +218,10 @@ class ValidationBase(ModelOperator):
             f"  {'passed' if check['passed'] else 'FAILED'}  {check['rule']:<{width}}  {check['reason']}"
             for check in verdict["checks"]
         ]
-        title = f"{version_label(verdict)} against {champion_label(verdict)}: {verdict['validation_status']}"
-        self.log.info("%s", "\n".join([title, *lines]))
+        status = str(verdict["validation_status"]).capitalize()
+        title = f"{status} {version_label(verdict)} against champion {champion_label(verdict)}"
+        report = [f"  report  {verdict['report']}"] if verdict["report"] else []
+        self.log.info("%s", "\n".join([f"{title}, on connection {self.registry_conn_id!r}", *lines, *report]))
 
 
 class ValidateModelVersionOperator(ValidationBase):

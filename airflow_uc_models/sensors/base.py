@@ -158,7 +158,7 @@ class RegistrySensor(BaseSensorOperator):
             self.remember(context, found)
         if event["outcome"] == "failed":
             raise AirflowFailException(event["message"])
-        self.log.info("%s is what was waited for", found["uri"])
+        self.log.info("Found %s, as waited for, on connection %r", found["uri"], self.registry_conn_id)
         return publish(context, found)
 
     def _link_to(self, context: Context, name: str, version: int | None = None) -> None:

@@ -7,11 +7,9 @@ import re
 
 import pytest
 import tenacity
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
 from support.contexts import context
 from support.databricks import connection_json
-from support.databricks_tasks import Scene, make
+from support.databricks_tasks import Scene, defined
 from support.models import save_model
 
 from airflow_uc_models import operators, sensors
@@ -36,15 +34,6 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("airflow_uc_models.hooks.transport._backoff", tenacity.wait_fixed(0.01))
-
-
-def defined(task, scene, **options):
-    """The task in a Dag, with what it wants to be followed by."""
-    with DAG("messages"):
-        made = make(task, scene, {}, task_id="task", **options)
-        if task.startswith("Branch"):
-            made >> EmptyOperator(task_id="after_branch")
-    return made
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_register_copy_download(dag_runner, conn, workspace, folder, tmp_path, m
     assert digests(tmp_path / "down") == digests(folder)
     for name in (NAME, TARGET):
         assert stored(workspace, name, 1, tmp_path) == digests(folder)
-    assert "Uploading models:/dev.ml_team.fraud/1: done: 7 of 7 files" in result.output
+    assert f"Registered {folder} as version 1 of {NAME}, on connection " in result.output
 
 
 def test_between_two_workspaces(dag_runner, conn, workspace, another, folder, monkeypatch, tmp_path):

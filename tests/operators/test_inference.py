@@ -159,7 +159,7 @@ def test_scores_a_file_with_the_alias(infer, classifier, tmp_path):
     pd.testing.assert_frame_equal(written[frame.columns], frame)
     assert (written["prediction"] == expected(frame)).all()
     assert [p.name for p in output.parent.iterdir()] == ["out.parquet"]
-    assert "Scored 1,000 of 1,000 rows" in result.output
+    assert f"Wrote 1,000 rows -> {output} in " in result.output
     assert result.xcom("score", "model_version_url").endswith(f"/{classifier}/versions/1")
 
 

@@ -73,7 +73,7 @@ def test_a_version_that_is_ready_late_is_found_although_newer_ones_were_handled(
     set_status(mlflow_server, model_name, 2, "PENDING_REGISTRATION")
     first = consume()
     assert consume.took(first) == [1, 3]
-    assert f"1 versions are not READY yet: {model_name}/2" in first.output
+    assert f"; not READY yet: {model_name}/2, on connection " in first.output
     assert consume.took(consume()) == []
     set_status(mlflow_server, model_name, 2, "READY")
     assert consume.took(consume()) == [2]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
 
 from airflow_uc_models import operators, sensors
 from airflow_uc_models.emulator import Emulator
@@ -182,4 +183,13 @@ def make(
     if isinstance(made, operators.PendingModelVersionsOperator):  # which wants to be followed by one that marks
         mark = operators.MarkModelVersionsHandledOperator(task_id=f"{made.task_id}_mark", pending=made.output)
         made >> EmptyOperator(task_id=f"{made.task_id}_work") >> mark
+    return made
+
+
+def defined(task: str, scene: Scene, **options: Any) -> Any:
+    """Define a task of this class in a Dag, to be called directly, with what it wants to be followed by."""
+    with DAG("direct"):
+        made = make(task, scene, {}, task_id="task", **options)
+        if task.startswith("Branch"):
+            made >> EmptyOperator(task_id="after_branch")
     return made

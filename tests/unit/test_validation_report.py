@@ -125,7 +125,9 @@ def test_bars_are_as_long_as_their_values():
 
 
 def test_thresholds_are_drawn_where_they_are():
-    svg = chart({"metrics": {"a": 0.5}}, None, metrics=[MetricRule("a", min=0.25, max=1, min_gain=0, higher_is_better=True)])
+    svg = chart(
+        {"metrics": {"a": 0.5}}, None, metrics=[MetricRule("a", min=0.25, max=1, min_gain=0, higher_is_better=True)]
+    )
     lines = [(line.get("x1"), line.get("x2")) for line in ET.fromstring(svg).iter(f"{SVG}line")]
     assert lines == [("360.0", "360.0"), ("750.0", "750.0")]
     assert svg.count("required ") == 2
