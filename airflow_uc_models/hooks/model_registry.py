@@ -138,6 +138,12 @@ class _FormHook(ModelRegistryHook):
     def __init__(self, registry_conn_id: str | None = None, *, role: str = "") -> None:
         super().__init__(registry_conn_id or self.default_conn_name, role=role)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Airflow 3.1 looks for these in the hook class itself, not in its bases.
+        for method in ("get_connection_form_widgets", "get_ui_field_behaviour"):
+            setattr(cls, method, vars(_FormHook)[method])
+
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the extra form fields, for Airflow 3.1; later ones read provider_info."""
