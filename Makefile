@@ -1,4 +1,4 @@
-# make demo [REGISTRY=databricks] | make ui | make test | make check | make bench
+# make demo [REGISTRY=databricks] | make ui | make test | make test-floors | make check | make bench
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_HOME ?= .demo
@@ -8,10 +8,10 @@ REGISTRY ?= mlflow
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check format soak bench clean
+.PHONY: help demo ui test test-floors check format soak bench clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
@@ -30,6 +30,9 @@ ui: .venv/installed ## Leave Airflow and MLflow running, with the example Dags l
 test: .venv/installed ## Run all tests but the soaks
 	$(BIN)/python -m pytest -m "not soak" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
+test-floors: .venv/installed ## Run them on Airflow 3.1 with the oldest versions, and on Airflow 3.2
+	$(BIN)/python -m scripts.floors -m "not soak" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
 soak: .venv/installed ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200
 
@@ -46,4 +49,4 @@ bench: .venv/installed ## Run every benchmark and print its ratio
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## Remove what make built
-	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .floors .pytest_cache .mypy_cache .ruff_cache

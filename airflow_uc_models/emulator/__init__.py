@@ -13,4 +13,4 @@ _MODULES = {
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605
 
-__getattr__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -18,7 +18,7 @@ from airflow_uc_models.exceptions import ConnectionConfigError, InvalidArgumentE
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook, expect_connection
 from airflow_uc_models.hooks.workspace import workspace_client
 
-_ADVICE = "Install the extra that has it: pip install 'airflow-uc-models[spark]'."
+_ADVICE = "Install it, or this package with its extra spark: pip install 'pyspark[connect]>=4.0'."
 _WAYS = ("session", "master", "remote", "remote_conn_id", "databricks_connect")
 OPTIONS = (*_WAYS, "conf")
 # Those to a session of Spark Connect.

@@ -18,4 +18,4 @@ from __future__ import annotations
 
 from airflow_uc_models.lazy import lazy_names
 
-__getattr__ = lazy_names(__name__, {"Environment": "environment", "environment_of": "environment"})
+__getattr__, __dir__ = lazy_names(__name__, {"Environment": "environment", "environment_of": "environment"})

@@ -104,4 +104,4 @@ __all__ = [
     "UpdateRegisteredModelOperator",
     "ValidateModelVersionOperator",
 ]
-__getattr__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -294,7 +294,7 @@ def reasons_tag(verdict: Mapping[str, Any]) -> str:
 
 
 # They were here once; who imports them from here still may.
-__getattr__ = lazy_names(
+__getattr__, _ = lazy_names(
     "airflow_uc_models.operators",
     dict.fromkeys(("BranchOnModelValidationOperator", "ShortCircuitOnModelValidationOperator"), "validation_branch"),
 )

@@ -23,4 +23,4 @@ __all__ = [
     "RegisteredModelAliasSensor",
     "RegisteredModelSensor",
 ]
-__getattr__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 _MODULES = {"ConditionTrigger": "condition", "ModelEventTrigger": "model_events"}
 __all__ = ["ConditionTrigger", "ModelEventTrigger"]
-__getattr__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

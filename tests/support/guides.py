@@ -1,15 +1,17 @@
-"""What the pages of docs/ show."""
+"""What the README and the pages of docs/ show."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from textwrap import dedent
 
-DOCS = Path(__file__).parents[2] / "docs"
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = (README, *sorted(DOCS.glob("*.md")))
 
 
 def blocks(guide: str, language: str) -> list[str]:
     """Return the blocks of code of a language, also those in lists."""
-    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", guide, re.MULTILINE | re.DOTALL)
-    return [dedent(block) for block in found]
+    return [token.content for token in MarkdownIt().parse(guide) if token.type == "fence" and token.info == language]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -59,6 +61,14 @@ def test_the_names_are_these(package) -> None:
     star: dict[str, Any] = {}
     exec(f"from {module.__name__} import *", star)
     assert PACKAGES[package] <= set(star)
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "emulator"])
+def test_dir_lists_the_names_before_they_are_imported(package) -> None:
+    name = f"airflow_uc_models.{package}"
+    code = f"import {name} as p; assert not set(p._MODULES) & set(vars(p)); print(set(p.__all__) <= set(dir(p)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize(("package", "name"), [*TASKS, ("triggers", "ConditionTrigger")])
