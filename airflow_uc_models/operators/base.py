@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
 from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.events import ModelEvent
 from airflow_uc_models.exceptions import UCModelsError
@@ -16,6 +14,7 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.names import ModelRef
 from airflow_uc_models.operators.outlets import Told, emit, tells
+from airflow_uc_models.operators.text_fields import TextFieldsMixin
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import task_key
@@ -45,7 +44,7 @@ def fail_without_retry(conn_id: str | None = None) -> Generator[None, None, None
         raise
 
 
-class ModelRegistryOperator(BaseOperator):
+class ModelRegistryOperator(TextFieldsMixin):
     """Base of all operators that work on a model registry.
 
     Fails without using up its retries where a retry cannot help: a bad name or parameter, a missing model, a
@@ -85,6 +84,7 @@ class ModelRegistryOperator(BaseOperator):
         self._executing, self._told = True, None
         try:
             with fail_without_retry(self.registry_conn_id):
+                self.check_text()
                 tells(self.outlets)  # a wrong one is found before the work
                 result = publish(context, self.perform(context))
                 self._emit(context)

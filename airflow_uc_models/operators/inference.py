@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_uc_models.compat import conf
 from airflow_uc_models.engines import Ended, InferenceEngine, InferenceJob, Scored, Waiting, engine_of
@@ -103,6 +103,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
     """
 
     # BaseOperator.output is the XCom of the task, hence the other attribute names.
+    field_parameters: ClassVar[Mapping[str, str]] = {"input_path": "input", "output_path": "output"}
     template_fields: Sequence[str] = (
         *ModelRegistryOperator.template_fields,
         "model_uri",

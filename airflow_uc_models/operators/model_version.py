@@ -14,6 +14,7 @@ from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
 from airflow_uc_models.operators.task_memory import TaskMemory
+from airflow_uc_models.operators.text_fields import as_switch
 from airflow_uc_models.registry.base import Registry, str_tags
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import redescribed, resolve
@@ -132,7 +133,7 @@ class CopyModelVersionOperator(ModelRegistryOperator):
     :param alias: the alias that names the source's version (str, templated)
     :param destination_model_name: ``catalog.schema.model`` to copy to, created where it is missing (str, templated)
     :param destination_conn_id: connection of the destination, if another registry (str, templated)
-    :param copy_tags: carry all tags, none, or those with these keys (bool or list of str, templated)
+    :param copy_tags: carry all tags, none, or those with these keys (bool, its text, or list of str, templated)
     """
 
     template_fields: Sequence[str] = (
@@ -178,10 +179,11 @@ class CopyModelVersionOperator(ModelRegistryOperator):
         if self.destination_conn_id:
             destination = ModelRegistryHook(self.destination_conn_id, role="destination")
         name = destination.registry.normalize(self.destination_model_name)
-        if isinstance(self.copy_tags, str):
+        wanted = as_switch(self.copy_tags)
+        if not isinstance(wanted, bool | list | tuple):
             raise InvalidArgumentError(f"copy_tags is True, False or a list of tag keys, not {self.copy_tags!r}.")
         new = _new_version(self, context, name, f"copy {reference.uri} to {name}")
-        tags = self.copy_tags if isinstance(self.copy_tags, bool) else list(self.copy_tags)
+        tags = wanted if isinstance(wanted, bool) else list(wanted)
         version = copy(self.hook, reference, destination, new, copy_tags=tags)
         conn_id = destination.registry_conn_id
         self.log_effect("Copied %s -> version %s of %s", reference.uri, version.version, name, conn_id=conn_id)

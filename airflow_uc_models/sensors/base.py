@@ -16,6 +16,7 @@ from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.operators.base import fail_without_retry
+from airflow_uc_models.operators.text_fields import TextFieldsMixin
 from airflow_uc_models.registry.watch import Looked, evaluate
 from airflow_uc_models.results import publish
 from airflow_uc_models.triggers.condition import ConditionTrigger
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _TRIGGER_GRACE = timedelta(minutes=5)
 
 
-class RegistrySensor(BaseSensorOperator):
+class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
     """Base of all sensors that wait for something in a model registry.
 
     Every option of Airflow's sensors works alike in ``mode="poke"``, in ``mode="reschedule"`` and deferred. What
@@ -104,6 +105,7 @@ class RegistrySensor(BaseSensorOperator):
         """Look once. A deferrable sensor that has to wait leaves from here."""
         with fail_without_retry(self.registry_conn_id):
             if self._condition is None:
+                self.check_text()
                 self._condition = self.condition(context)
                 if self._condition.model_name is not None:
                     self._link_to(context, self._condition.model_name)

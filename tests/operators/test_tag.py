@@ -79,3 +79,18 @@ def test_unknown_alias_names_those_that_exist(dag_runner, connection, mlflow_ser
     )
     assert result.task_state("put") == "failed"
     assert "has no alias 'champion' (existing: Champion)" in result.output
+
+
+def test_text_of_mapped_tasks_stays_text_where_templates_render_as_native_objects(
+    dag_runner, connection, mlflow_server, model_name
+):
+    client = make_versions(mlflow_server, model_name, 1)
+    common = {"model_name": model_name, "version": "{{ params.version }}", "registry_conn_id": connection}
+
+    def define():
+        put = SetModelVersionTagsOperator.partial(task_id="put", **common)
+        put.expand(tags=[{"2024": "1e5"}, {"b": "{{ params.text }}"}])
+
+    native = {"render_template_as_native_obj": True, "params": {"version": "1", "text": "1_000"}}
+    assert dag_runner.run(define, **native).state == "success"
+    assert client.get_model_version(model_name, "1").tags == {"2024": "1e5", "b": "1_000"}
