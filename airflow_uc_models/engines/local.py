@@ -41,6 +41,7 @@ from airflow_uc_models.engines.tables import FORMATS, open_table
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.build import uv_program
 from airflow_uc_models.environments.environment import LOCAL, UV, Environment, environment_of
+from airflow_uc_models.environments.loading import load_pyfunc, require_pyfunc
 from airflow_uc_models.environments.scoring import Predicted
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -48,7 +49,7 @@ from airflow_uc_models.exceptions import (
     PredictionError,
     UCModelsError,
 )
-from airflow_uc_models.hooks.artifacts import download_version, load_pyfunc, read_mlmodel
+from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 
 T = TypeVar("T")
@@ -101,8 +102,9 @@ class LocalEngine:
             # Importing takes seconds, so processes begin with it while the model is on its way.
             warm = stack.enter_context(warmed(about, workers)) if job.env_manager != LOCAL else None
             files = download_version(hook, version, workers.folder)
-            mlmodel = read_mlmodel(files)
+            mlmodel = read_mlmodel(files, version.uri)
             refuse_feature_store(mlmodel, version.uri, "local")
+            require_pyfunc(mlmodel, version.uri)
             plan = plan_of(job, table, mlmodel, version)
             environment = environment_of(files, job.env_manager, version.uri)
             runner = stack.enter_context(self._runner(environment, replace(workers, folder=files), warm))
@@ -116,7 +118,7 @@ class LocalEngine:
         if environment.is_local and workers.number == 1:
             for process in warm.processes if warm else ():
                 process.kill()
-            yield InProcess(load_pyfunc(workers.folder).predict)
+            yield InProcess(load_pyfunc(workers.folder, workers.label).predict)
             return
         with processes_of(environment, workers, warm) as processes:
             yield processes

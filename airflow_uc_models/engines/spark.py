@@ -29,7 +29,8 @@ from airflow_uc_models.engines.spark_script import params_of, refuse_remote_fold
 from airflow_uc_models.engines.spark_sessions import OPTIONS, REMOTE_WAYS, check_options, spark_session
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import LOCAL, UV, VIRTUALENV, environment_of
-from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, PredictionError
+from airflow_uc_models.environments.loading import require_pyfunc
+from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, ModelContentError, PredictionError
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _CANCEL_SECONDS = 10.0
+# A frame of the Python trace in an error of Spark: the model failed before it was given any row.
+_LOADING = re.compile(r"mlflow/pyfunc/__init__\.py\", line \d+, in load_model\b")
 
 
 class SparkEngine:
@@ -83,10 +86,12 @@ class SparkEngine:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
             files = download_version(hook, version, folder / "model")
-            mlmodel = read_mlmodel(files)
+            mlmodel = read_mlmodel(files, version.uri)
             refuse_feature_store(mlmodel, version.uri, "spark")
+            require_pyfunc(mlmodel, version.uri)
             spark, is_given = stack.enter_context(spark_session(job, hook))
-            stack.enter_context(_explained(job))  # while there is a session: Spark's errors ask it for their text
+            # While there is a session: Spark's errors ask it for their text.
+            stack.enter_context(_explained(job, version.uri))
             stack.enter_context(_batches_of(spark, job.batch_size))
             _refuse_passing_table(spark, job, is_given=is_given)
             table: Any = _Table.of(open_input(spark, job.input, job.input_format))
@@ -238,7 +243,7 @@ def _batches_of(spark: Any, rows: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(job: InferenceJob) -> Iterator[None]:
+def _explained(job: InferenceJob, model: str) -> Iterator[None]:
     """Turn Spark's errors into ours, in few words; Spark has logged the rest."""
     from py4j.protocol import Py4JError
     from pyspark.errors import AnalysisException, PySparkException
@@ -255,7 +260,10 @@ def _explained(job: InferenceJob) -> Iterator[None]:
         text = str(error)
         if raised := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE|\n|$)", text):
             raise InputDataError(f"{job.input}: {raised[1]}") from error
-        raise PredictionError(f"Could not score {job.input}: {_python_error(text) or _first(error)}") from error
+        told = _python_error(text) or _first(error)
+        if _LOADING.search(text):
+            raise ModelContentError(f"{model} cannot be loaded by Spark's Python: {told}") from error
+        raise PredictionError(f"Could not score {job.input} with {model}: {told}") from error
 
 
 def _first(error: Exception) -> str:

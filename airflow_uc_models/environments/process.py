@@ -249,7 +249,7 @@ def relay(line: str) -> None:
 
 def _command(start: Start, requests: int, responses: int) -> list[str]:
     pipes = ["--requests", str(requests), "--responses", str(responses), "--parent", str(os.getpid())]
-    return [str(start.python), bootstrap.__file__, *pipes, "--folder", str(start.folder)]
+    return [str(start.python), bootstrap.__file__, *pipes, "--folder", str(start.folder), "--label", start.label]
 
 
 def _pipe() -> tuple[int, int]:

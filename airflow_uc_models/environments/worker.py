@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from airflow_uc_models.environments.loading import load_pyfunc
 from airflow_uc_models.environments.messages import Message, receive, send
-from airflow_uc_models.exceptions import ModelContentError
 
 # What a task may have done here: a function of the model, a dict of plain JSON and record batches. It returns a dict,
 # or a dict and record batches.
@@ -38,19 +38,18 @@ class LoadedModel:
     """The model of this process.
 
     :param folder: the model's files
+    :param label: how messages name it
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, label: str) -> None:
+        self.folder, self.label = Path(folder), label
         self._pyfunc: Any = None
 
     @property
     def pyfunc(self) -> Any:
         """The model, as pyfunc loads it; loaded when it is first asked for."""
         if self._pyfunc is None:
-            import mlflow.pyfunc
-
-            self._pyfunc = mlflow.pyfunc.load_model(str(self.folder))
+            self._pyfunc = load_pyfunc(self.folder, self.label)
         return self._pyfunc
 
 
@@ -62,20 +61,14 @@ def warm(model: LoadedModel, arguments: dict[str, Any], batches: Sequence[Any]) 
 
 
 def load(model: LoadedModel, arguments: dict[str, Any], batches: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG001
-    """Load the model and tell what with; ModelContentError if a package of it is missing.
+    """Load the model and tell what with; ModelContentError if it cannot be loaded.
 
     Arguments: ``folder``, where the model's files are, if not where they were to be when the process was started.
     """
     model.folder = Path(arguments.get("folder") or model.folder)
-    try:
-        import mlflow
+    import mlflow
 
-        assert model.pyfunc  # noqa: S101
-    except ImportError as error:
-        raise ModelContentError(
-            f"The model needs {error.name or error}, which is not installed where it runs; its requirements.txt does "
-            "not name it, or was not followed (env_manager)."
-        ) from error
+    assert model.pyfunc  # noqa: S101 - or it raises
     return {"python": sys.version.split()[0], "mlflow": mlflow.__version__}
 
 
@@ -84,7 +77,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     for name in ("--requests", "--responses", "--parent"):
         parser.add_argument(name, type=int, required=True)
-    parser.add_argument("--folder", required=True)
+    for name in ("--folder", "--label"):
+        parser.add_argument(name, required=True)
     given = parser.parse_args(arguments)
     _die_with(given.parent)
     for pipe in (given.requests, given.responses):  # processes that the model starts must not hold them
@@ -92,7 +86,7 @@ def main(arguments: list[str]) -> None:
     calls: queue.Queue[Message | None] = queue.Queue(maxsize=1)
     with os.fdopen(given.requests, "rb") as requests, os.fdopen(given.responses, "wb") as responses:
         threading.Thread(target=_read, args=(requests, calls), daemon=True).start()
-        model = LoadedModel(given.folder)
+        model = LoadedModel(given.folder, given.label)
         while (call := calls.get()) is not None:
             send(responses, _answer(model, call))
 

@@ -19,7 +19,6 @@ from airflow_uc_models.registry.registration import TASK_KEY_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.pyfunc import PyFuncModel
 
 MLMODEL = "MLmodel"
 # As many as MLflow takes at once.
@@ -100,21 +99,24 @@ def log_metrics(
             client.log_batch(run_id, metrics=logged[first : first + _MOST_METRICS])
 
 
-def read_mlmodel(folder: Path) -> dict[str, Any]:
-    """Return the parsed MLmodel file of a local model folder."""
+def read_mlmodel(folder: Path, label: str | None = None) -> dict[str, Any]:
+    """Return the parsed MLmodel file of a local model folder.
+
+    :param label: how messages name the model; by default as the folder
+    """
     import yaml
 
     if not folder.is_dir():
         raise ModelContentError(f"{folder} is not a folder on this worker; a model folder with an {MLMODEL} is needed.")
-    file = folder / MLMODEL
+    file, label = folder / MLMODEL, label or str(folder)
     if not file.is_file():
-        raise ModelContentError(_no_mlmodel(str(folder), is_empty=not any(folder.iterdir())))
+        raise ModelContentError(_no_mlmodel(label, is_empty=not any(folder.iterdir())))
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelContentError(f"{file} is not readable YAML: {error}") from error
-    if not isinstance(content, dict) or not content.get("flavors"):
-        raise ModelContentError(f"{file} names no flavor; it was not written by mlflow.")
+        raise ModelContentError(f"{MLMODEL} of {label} is not readable YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("flavors"), dict) or not content["flavors"]:
+        raise ModelContentError(f"{MLMODEL} of {label} names no flavor; it was not written by mlflow.")
     return content
 
 
@@ -201,20 +203,6 @@ def check_for_upload(folder: Path) -> list[dict[str, str]]:
     from mlflow.store._unity_catalog.registry.rest_store import get_model_version_dependencies
 
     return list(get_model_version_dependencies(str(folder)))
-
-
-def load_pyfunc(folder: Path) -> PyFuncModel:
-    """Load a downloaded model for prediction."""
-    import mlflow.pyfunc
-
-    try:
-        model: PyFuncModel = mlflow.pyfunc.load_model(str(folder))
-    except ImportError as error:
-        raise ModelContentError(
-            f"The model in {folder} needs {error.name or error}, which is not installed on this worker; its "
-            "requirements.txt lists what it was made with."
-        ) from error
-    return model
 
 
 def _experiment(client: MlflowClient, name: str) -> str:

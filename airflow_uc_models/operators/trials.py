@@ -15,7 +15,7 @@ from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import environment_of
 from airflow_uc_models.evaluation import Evaluation
-from airflow_uc_models.exceptions import PredictionError, UnsupportedOperationError
+from airflow_uc_models.exceptions import ModelContentError, PredictionError, UnsupportedOperationError
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.trial_data import TrialData
@@ -76,7 +76,7 @@ class Trials:
             assert self.data  # noqa: S101 - what is wrong with it is told before models are downloaded
         with tempfile.TemporaryDirectory(prefix="validated-model-", ignore_cleanup_errors=True) as place:
             folder = download_version(self.hook, version, Path(place) / "model")
-            mlmodel = read_mlmodel(folder)
+            mlmodel = read_mlmodel(folder, version.uri)
             refuse_lookups(mlmodel, version.uri)
             signature = Signature.of_mlmodel(mlmodel)
             environment = environment_of(folder, self.policy.env_manager, version.uri)
@@ -98,7 +98,7 @@ class Trials:
         batches, arguments = data.given_to(signature, version.uri)
         try:
             answer = process.submit("evaluate", arguments, batches).result().head
-        except PredictionError as error:
+        except (ModelContentError, PredictionError) as error:  # it cannot be loaded, or fails on the data
             log.warning("%s could not be evaluated on %s: %s", version.uri, data.name, error)
             return _unmeasured(facts, f"the evaluation on {data.name}, which failed: {str(error)[:_MOST_TEXT]}")
         measured = metrics_of(answer, data.evaluation.slice_metric)

@@ -94,7 +94,8 @@ def test_bad_rows_come_back_with_the_good_ones(start):
 def test_a_missing_package_is_told(start):
     given = start("")
     (given.folder / "model.py").write_text("import no_such_package")
-    with ModelProcess.started(given) as process, pytest.raises(ModelContentError, match="needs no_such_package"):
+    told = r"models:/a\.b\.c/1 cannot be loaded: ModuleNotFoundError: .*The model needs no_such_package"
+    with ModelProcess.started(given) as process, pytest.raises(ModelContentError, match=told):
         process.call("load")
 
 

@@ -155,8 +155,7 @@ def test_what_moves_files_imports_mlflow() -> None:
     files |= {f"model_files_{where}" for where in ("cloud", "databricks", "open_source")}
     # the worker loads a model in a process and an environment of its own
     assert importers("mlflow") == {f"hooks/{name}.py" for name in files} | {
-        "environments/worker.py",
-        "environments/trials.py",
+        *(f"environments/{name}.py" for name in ("loading", "worker", "trials")),
         # these run inside Spark, also where this package is not
         *(f"engines/spark_{name}.py" for name in ("plan", "function", "job")),
     }
