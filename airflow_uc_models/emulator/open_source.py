@@ -14,19 +14,34 @@ the body, files that stay after deletes, 500 instead of 404 for unknown paths wh
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from airflow_uc_models.emulator.open_source_access import Access, Guard
-from airflow_uc_models.emulator.open_source_races import Numbering, Row, Twins
-from airflow_uc_models.emulator.open_source_store import PAGE, ServerError, Store, invalid
+from airflow_uc_models.emulator import open_source_administration as administration
+from airflow_uc_models.emulator.open_source_access import Access
+from airflow_uc_models.emulator.open_source_races import Numbering, Twins
+from airflow_uc_models.emulator.open_source_requests import (
+    CredentialsWanted,
+    Finalized,
+    Force,
+    Guarded,
+    Limit,
+    ModelChange,
+    NewModel,
+    NewVersion,
+    Number,
+    State,
+    VersionChange,
+    as_json,
+    as_page,
+    deleted,
+)
+from airflow_uc_models.emulator.open_source_rows import ServerError, internal, invalid, java
+from airflow_uc_models.emulator.open_source_store import PAGE, READY, Store
 
 API = "/api/2.1/unity-catalog"
 CONTROL = "/api/1.0/unity-control"
@@ -60,9 +75,10 @@ def create_app(
     app.add_exception_handler(ServerError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_unrouted)
     app.middleware("http")(_authenticate)
-    app.add_api_route("/", _health)
+    app.add_api_route("/", _health, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     app.include_router(router, prefix=API)
-    app.add_api_route(f"{CONTROL}/scim2/Users", create_user, methods=["POST"])
+    app.include_router(administration.router, prefix=API)
+    app.add_api_route(f"{CONTROL}/scim2/Users", administration.create_user, methods=["POST"])
     return app
 
 
@@ -71,6 +87,10 @@ def create_app(
 
 async def _authenticate(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
     request.state.user = None
+    if request.method == "HEAD":  # as GET, without the body
+        request.scope["method"] = "GET"
+        answer = await _authenticate(request, proceed)
+        return Response(status_code=answer.status_code, media_type=answer.headers.get("content-type"))
     if request.app.state.authorization and request.url.path != "/":
         access: Access = request.app.state.access
         try:
@@ -96,71 +116,6 @@ def _answer_unrouted(request: Request, error: Exception) -> Response:
     return PlainTextResponse(said, status)
 
 
-async def _body(request: Request) -> Row:
-    """Read a JSON body; fields that nobody knows are ignored later on."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise invalid("No suitable request converter found for a @RequestObject")
-    try:
-        body = json.loads(await request.body())
-    except ValueError as error:
-        raise invalid(f"Failed to parse the JSON body: {error}") from None
-    if not isinstance(body, dict):
-        raise invalid("Cannot deserialize the body: a JSON object is expected")
-    return body
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-def _guard(request: Request) -> Guard:
-    return Guard(request.app.state.store, request.app.state.access, request.state.user)
-
-
-def _force(force: str | None = None) -> bool:
-    if force in (None, "true", "false", "1", "0"):
-        return force in ("true", "1")
-    raise invalid(f"Can't convert '{force}' to type 'Boolean'.")
-
-
-def _limit(request: Request, max_results: str | None = None) -> int:
-    """Read the page size: by default and at most that of the server."""
-    most = _store(request).page_size
-    if max_results is None:
-        return most
-    if not re.fullmatch(r"\d{1,9}", max_results):
-        raise invalid(f"maxResults must be greater than or equal to 0: {max_results}")
-    return min(int(max_results) or most, most)
-
-
-def _number(version: str) -> int:
-    if not re.fullmatch(r"-?\d{1,18}", version):
-        raise invalid(f'For input string: "{version}"')
-    return int(version)
-
-
-Body = Annotated[Row, Depends(_body)]
-State = Annotated[Store, Depends(_store)]
-Guarded = Annotated[Guard, Depends(_guard)]
-Force = Annotated[bool, Depends(_force)]
-Limit = Annotated[int, Depends(_limit)]
-Number = Annotated[int, Depends(_number)]
-
-
-def _json(row: Row) -> Response:
-    return JSONResponse({key: value for key, value in row.items() if not key.startswith("_")})
-
-
-def _page(field: str, rows: list[Row], token: str | None) -> Response:
-    plain = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
-    return JSONResponse({field: plain, "next_page_token": token})
-
-
-def _ok() -> Response:
-    return PlainTextResponse("200 OK")
-
-
 def _health() -> Response:
     return PlainTextResponse("Hello, Unity Catalog!")
 
@@ -171,10 +126,10 @@ router = APIRouter()
 
 
 @router.post("/models")
-def create_model(body: Body, store: State, guard: Guarded) -> Response:
+def create_model(body: NewModel, store: State, guard: Guarded) -> Response:
     """Create a registered model."""
     guard.create_model(store.schema(body.get("catalog_name"), body.get("schema_name")))
-    return _json(store.create_model(body, guard.user))
+    return as_json(store.create_model(body, guard.user))
 
 
 @router.get("/models")
@@ -187,20 +142,24 @@ def list_models(
     page_token: str | None = None,
 ) -> Response:
     """List the models of a schema or of all; what may not be read is taken out of the page afterwards."""
-    if (catalog_name is None) != (schema_name is None):
-        raise invalid("Either both or none of catalog_name and schema_name have to be given.")
-    schema = store.schema(catalog_name, schema_name) if catalog_name is not None else None
+    for one, other, said in (
+        (catalog_name, schema_name, "catalog w/o schema"),
+        (schema_name, catalog_name, "schema w/o catalog"),
+    ):
+        if one and not other:
+            raise invalid(f"Cannot specify {said} for list registered models.")
+    schema = store.schema(catalog_name, schema_name) if catalog_name else None
     rows, token = store.list_models(schema, limit, page_token)
-    return _page("registered_models", [row for row in rows if guard.can_read(row)], token)
+    return as_page("registered_models", [row for row in rows if guard.can_read(row)], token)
 
 
 @router.post("/models/versions")
-def create_version(body: Body, store: State, guard: Guarded) -> Response:
+def create_version(body: NewVersion, store: State, guard: Guarded) -> Response:
     """Create a version, pending until it is finalized."""
     if guard.user is not None:
         full_name = f"{body.get('catalog_name')}.{body.get('schema_name')}.{body.get('model_name')}"
         guard.write(store.model(full_name, told=str(body.get("model_name"))))
-    return _json(store.create_version(body, guard.user))
+    return as_json(store.create_version(body, guard.user))
 
 
 @router.get("/models/{full_name}")
@@ -208,15 +167,15 @@ def get_model(full_name: str, store: State, guard: Guarded) -> Response:
     """Return a registered model."""
     row = store.model(full_name)
     guard.read(row)
-    return _json(row)
+    return as_json(row)
 
 
 @router.patch("/models/{full_name}")
-def update_model(full_name: str, body: Body, store: State, guard: Guarded) -> Response:
+def update_model(full_name: str, body: ModelChange, store: State, guard: Guarded) -> Response:
     """Change name or comment."""
     if guard.user is not None:
         guard.write(store.model(full_name))
-    return _json(store.update_model(full_name, body, guard.user))
+    return as_json(store.update_model(full_name, body, guard.user))
 
 
 @router.delete("/models/{full_name}")
@@ -225,7 +184,7 @@ def delete_model(full_name: str, store: State, guard: Guarded, force: Force) -> 
     if guard.user is not None:
         guard.delete(store.model(full_name))
     store.delete_model(full_name, force=force)
-    return _ok()
+    return deleted()
 
 
 @router.get("/models/{full_name}/versions")
@@ -235,30 +194,30 @@ def list_versions(
     """List the versions of a model, pending ones too."""
     model = store.model(full_name, told=full_name.rpartition(".")[2])
     guard.read(model)
-    return _page("model_versions", *store.list_versions(model, limit, page_token))
+    return as_page("model_versions", *store.list_versions(model, limit, page_token))
 
 
 @router.get("/models/{full_name}/versions/{version}")
 def get_version(full_name: str, version: Number, store: State, guard: Guarded) -> Response:
     """Return a version."""
     guard.read(store.model(full_name))
-    return _json(store.version(full_name, version))
+    return as_json(store.version(full_name, version))
 
 
 @router.patch("/models/{full_name}/versions/{version}")
-def update_version(full_name: str, version: Number, body: Body, store: State, guard: Guarded) -> Response:
+def update_version(full_name: str, version: Number, body: VersionChange, store: State, guard: Guarded) -> Response:
     """Change the comment; anything else is ignored, the status too."""
     if guard.user is not None:
         guard.write(store.model(full_name))
-    return _json(store.update_version(full_name, version, body, guard.user))
+    return as_json(store.update_version(full_name, version, body, guard.user))
 
 
 @router.patch("/models/{full_name}/versions/{version}/finalize")
-def finalize_version(full_name: str, version: Number, body: Body, store: State, guard: Guarded) -> Response:  # noqa: ARG001 - the real one ignores it, too
+def finalize_version(full_name: str, body: Finalized, store: State, guard: Guarded) -> Response:
     """Make a version READY: that of the body, while the path's model decides who may."""
     if guard.user is not None:
         guard.write(store.model(full_name))
-    return _json(store.finalize(body.get("full_name"), _number(str(body.get("version"))), guard.user))  # type: ignore[arg-type]
+    return as_json(store.finalize(body.get("full_name"), body.get("version"), guard.user))
 
 
 @router.delete("/models/{full_name}/versions/{version}")
@@ -267,104 +226,29 @@ def delete_version(full_name: str, version: Number, store: State, guard: Guarded
     if guard.user is not None:
         guard.delete(store.model(full_name))
     store.delete_version(full_name, version)
-    return _ok()
+    return deleted()
 
 
 @router.post("/temporary-model-version-credentials")
-def temporary_credentials(body: Body, store: State, guard: Guarded) -> Response:
+def temporary_credentials(body: CredentialsWanted, store: State, guard: Guarded) -> Response:
     """Give credentials for cloud storage; file storage has none."""
-    full_name = f"{body.get('catalog_name')}.{body.get('schema_name')}.{body.get('model_name')}"
-    operation = body.get("operation")
-    if operation not in ("READ_MODEL_VERSION", "READ_WRITE_MODEL_VERSION"):
-        raise invalid(f"Unknown operation in the request: {operation}")
-    model = store.model(full_name)
-    if operation == "READ_MODEL_VERSION":
-        guard.read(model)
-    else:
-        guard.write(model)
-    location = store.version(full_name, _number(str(body.get("version"))))["storage_location"]
-    if not location.startswith("s3://"):
-        raise invalid(f"Unsupported URI scheme: {location.partition('://')[0]}")
+    full_name = ".".join(java(body.get(level)) for level in ("catalog_name", "schema_name", "model_name"))
+    writes = body.get("operation") == "READ_WRITE_MODEL_VERSION"
+    if guard.user is not None:
+        (guard.write if writes else guard.read)(store.model(full_name))
+    if body.get("version") is None:
+        raise internal('Cannot invoke "java.lang.Long.longValue()" because the version is null')
+    version = store.version(full_name, body["version"])
+    location, number = version["storage_location"], f"{full_name}/{version['version']}"
+    if location.startswith("file:"):
+        raise invalid(f"Cannot request credentials on a model version with a file based storage location: {number}")
+    if writes and version["status"] == READY:
+        said = "Cannot request read/write credentials on a model version that has been finalized"
+        raise invalid(f"{said}: {number}")
+    if body.get("operation") is None:
+        raise internal('Cannot invoke "ModelVersionOperation.ordinal()" because it is null')
+    if not (store.root or "").startswith("s3:") or not location.startswith(f"{store.root}/"):
+        raise ServerError(400, "FAILED_PRECONDITION", "S3 bucket configuration not found.")
     keys = {"access_key_id": "emulated", "secret_access_key": "emulated", "session_token": "emulated"}
-    return JSONResponse({"aws_temp_credentials": keys, "expiration_time": None})
-
-
-# -- catalogs, schemas, users and grants: enough to make the others
-
-
-@router.post("/catalogs")
-def create_catalog(body: Body, store: State, guard: Guarded) -> Response:
-    """Create a catalog."""
-    guard.admin()
-    return _json(store.create_catalog(body, guard.user))
-
-
-@router.get("/catalogs/{name}")
-def get_catalog(name: str, store: State) -> Response:
-    """Return a catalog."""
-    return _json(store.catalog(name))
-
-
-@router.delete("/catalogs/{name}")
-def delete_catalog(name: str, store: State, guard: Guarded, force: Force) -> Response:
-    """Delete a catalog."""
-    guard.change_grants(store.catalog(name))
-    store.delete_catalog(name, force=force)
-    return _ok()
-
-
-@router.post("/schemas")
-def create_schema(body: Body, store: State, guard: Guarded) -> Response:
-    """Create a schema."""
-    guard.create_schema(store.catalog(body.get("catalog_name")))
-    return _json(store.create_schema(body, guard.user))
-
-
-@router.get("/schemas")
-def list_schemas(catalog_name: str, store: State) -> Response:
-    """List the schemas of a catalog."""
-    store.catalog(catalog_name)
-    rows = sorted((s for s in store.schemas if s["catalog_name"] == catalog_name), key=lambda s: str(s["name"]))
-    return _page("schemas", rows, None)
-
-
-@router.get("/schemas/{full_name}")
-def get_schema(full_name: str, store: State) -> Response:
-    """Return a schema."""
-    catalog, _, name = full_name.partition(".")
-    return _json(store.schema(catalog, name))
-
-
-@router.delete("/schemas/{full_name}")
-def delete_schema(full_name: str, store: State, guard: Guarded, force: Force) -> Response:
-    """Delete a schema."""
-    catalog, _, name = full_name.partition(".")
-    guard.change_grants(store.schema(catalog, name))
-    store.delete_schema(catalog, name, force=force)
-    return _ok()
-
-
-@router.get("/permissions/{kind}/{name}")
-def get_grants(kind: str, name: str, request: Request, guard: Guarded) -> Response:
-    """Return the grants on a securable."""
-    access: Access = request.app.state.access
-    return JSONResponse({"privilege_assignments": access.granted(guard.securable(kind, name))})
-
-
-@router.patch("/permissions/{kind}/{name}")
-def change_grants(kind: str, name: str, body: Body, request: Request, guard: Guarded) -> Response:
-    """Grant and revoke."""
-    access: Access = request.app.state.access
-    securable = guard.securable(kind, name)
-    guard.change_grants(securable)
-    access.change(securable, body.get("changes") or [])
-    return JSONResponse({"privilege_assignments": access.granted(securable)})
-
-
-def create_user(body: Body, request: Request, guard: Guarded) -> Response:
-    """Make a user, named by the e-mail address; a token comes from ``app.state.access.add_user``."""
-    guard.admin()
-    access: Access = request.app.state.access
-    name = str(next((e.get("value") for e in body.get("emails") or []), body.get("displayName")))
-    access.users.add(name)
-    return JSONResponse({"id": name, "displayName": body.get("displayName"), "emails": body.get("emails")}, 201)
+    others = dict.fromkeys(("azure_user_delegation_sas", "gcp_oauth_token", "url", "expiration_time"))
+    return JSONResponse({"aws_temp_credentials": keys, **others})

@@ -8,8 +8,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from airflow_uc_models.emulator.open_source_races import Row
-from airflow_uc_models.emulator.open_source_store import ServerError, Store, invalid
+from airflow_uc_models.emulator.open_source_rows import Row, ServerError, invalid
+from airflow_uc_models.emulator.open_source_store import Store
 
 ADMIN = "admin"
 OWNER = "OWNER"
@@ -55,18 +55,18 @@ class Access:
         for change in changes:
             if change.get("principal") not in self.users:
                 raise ServerError(404, "NOT_FOUND", f"User not found: {change.get('principal')}")
-            granted = self.grants.setdefault((securable["id"], change["principal"]), set())
+            granted = self.grants.setdefault((_id(securable), change["principal"]), set())
             granted |= set(change.get("add") or ())
             granted -= set(change.get("remove") or ())
 
     def granted(self, securable: Row) -> list[dict[str, Any]]:
         """Return who has which privileges on a securable."""
-        found = {user: privileges for (held, user), privileges in self.grants.items() if held == securable["id"]}
+        found = {user: privileges for (held, user), privileges in self.grants.items() if held == _id(securable)}
         return [{"principal": user, "privileges": sorted(found[user])} for user in sorted(found) if found[user]]
 
     def has(self, user: str, securable: Row, *privileges: str) -> bool:
         """Whether a user has one of these on a securable."""
-        held = self.grants.get((securable["id"], user), set())
+        held = self.grants.get((_id(securable), user), set())
         return any(p in held or (p == OWNER and securable.get("owner") == user) for p in privileges)
 
 
@@ -162,3 +162,7 @@ class Guard:
     def _expect(self, allowed: bool) -> None:
         if self.user is not None and not allowed:
             raise ServerError(403, "PERMISSION_DENIED", "Access denied.")
+
+
+def _id(securable: Row) -> str:
+    return str(securable.get("schema_id") or securable["id"])

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-Row = dict[str, Any]
+from airflow_uc_models.emulator.open_source_rows import Row
 
 
 class Numbering:

@@ -10,7 +10,8 @@ ever deletes a version, so that no call meant for one reaches the other.
 * A twin may still appear between the last look and the finalize request, which then reaches it. The answer shows
   that: the twin, whose maker has not uploaded anything yet, is deleted, and so is the version itself.
 * As long as both exist, all calls on the number must reach the same one, as they do on the server's own database.
-* A version that stays PENDING_REGISTRATION may remain, out of reach until the other one of its number is deleted.
+* A version that stays PENDING_REGISTRATION may remain, out of reach until the other ones of its number are deleted;
+  of three that share it, where the makers of two were killed, it may come to hide the third.
 """
 
 from __future__ import annotations

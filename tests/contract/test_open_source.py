@@ -339,7 +339,7 @@ def test_credentials_for_cloud_storage_are_as_mlflow_reads_them() -> None:
     from mlflow.utils.proto_json_utils import parse_dict
 
     with flavour("s3://bucket/root") as server, Proxy(server.url) as proxy:
-        name = server.make(server.new_name(), ("one",))
+        name = server.make(server.new_name(), ("one",), ready=False)
         assert server.versions(name)[0]["storage_location"].startswith("s3://bucket/root/__unitystorage/models/")
         for write in (False, True):
             found = transport(proxy.url).run(REGISTRY.temporary_credentials(name, 1, write=write))

@@ -77,6 +77,8 @@ def test_a_model_and_a_version_as_they_are_answered(open_source, api, name):
     assert Path(version["storage_location"].removeprefix("file://")).is_dir()
 
 
+LONG = "d" * 65_536
+VERSION = {"model_name": "{m}", "catalog_name": "{c}", "schema_name": "ml", "source": "s"}
 CASES = [
     ("GET", "/models/{c}.ml.no", None, 404, "NOT_FOUND", "Registered model not found: {c}.ml.no"),
     ("GET", "/models/{c}.ml.no/versions", None, 404, "NOT_FOUND", "Registered model not found: no"),
@@ -88,9 +90,15 @@ CASES = [
     ("POST", "/models", "{model}", 409, "ALREADY_EXISTS", "Registered model already exists: {name}"),
     ("POST", "/models", {"name": "m"}, 404, "CATALOG_NOT_FOUND", "Catalog not found: null"),
     ("POST", "/catalogs", {"name": "{c}"}, 400, "CATALOG_ALREADY_EXISTS", "Catalog already exists: {c}"),
-    ("PATCH", "/models/{name}", {"new_name": "{m}"}, 409, "ALREADY_EXISTS", "Registered model already exists: {name}"),
+    (
+        *("PATCH", "/models/{name}", {"new_name": "{m}"}, 409, "ALREADY_EXISTS"),
+        "Registered model already exists: {name}",
+    ),
     ("PATCH", "/models/{name}", {"owner": "x"}, 400, "INVALID_ARGUMENT", "No updated fields defined."),
-    ("PATCH", "/models/{name}/versions/1", {"status": "READY"}, 400, "INVALID_ARGUMENT", "No updated fields defined."),
+    (
+        *("PATCH", "/models/{name}/versions/1", {"status": "READY"}, 400, "INVALID_ARGUMENT"),
+        "No updated fields defined.",
+    ),
     (
         *("DELETE", "/models/{name}", None, 409, "ABORTED"),
         "Unable to delete a registered model with existing model versions: {m}",
@@ -100,18 +108,135 @@ CASES = [
         *("PATCH", "/models/{name}/versions/1/finalize", {"full_name": "{name}", "version": 1}),
         *(400, "INVALID_ARGUMENT", "Model version not in a pending registration state: {name}/1"),
     ),
-    ("GET", "/models/{name}/versions/abc", None, 400, "INVALID_ARGUMENT", None),
-    ("DELETE", "/models/{name}?force=maybe", None, 400, "INVALID_ARGUMENT", None),
-    ("GET", "/models?catalog_name={c}", None, 400, "INVALID_ARGUMENT", None),
-    ("GET", "/models?max_results=-1", None, 400, "INVALID_ARGUMENT", None),
-    ("GET", "/models?max_results=x", None, 400, "INVALID_ARGUMENT", None),
-    ("GET", "/models?page_token=garbage", None, 400, "INVALID_ARGUMENT", None),
-    ("GET", "/models/{name}/versions?page_token=garbage", None, 400, "INVALID_ARGUMENT", None),
+    ("GET", "/models/{name}/versions/abc", None, 400, "INVALID_ARGUMENT", 'For input string: "abc"'),
+    (
+        *("DELETE", "/models/{name}?force=maybe", None, 400, "INVALID_ARGUMENT"),
+        "Can't convert 'maybe' to type 'Boolean'.",
+    ),
+    ("DELETE", "/models/{name}x", None, 404, "NOT_FOUND", "Registered model not found: {name}x"),
+    (
+        *("GET", "/models?catalog_name={c}", None, 400, "INVALID_ARGUMENT"),
+        "Cannot specify catalog w/o schema for list registered models.",
+    ),
+    ("GET", "/models?max_results=-1", None, 400, "INVALID_ARGUMENT", "maxResults must be greater than or equal to 0"),
+    ("GET", "/models?max_results=x", None, 400, "INVALID_ARGUMENT", 'For input string: "x"'),
+    ("GET", "/models?page_token=no", None, 400, "INVALID_ARGUMENT", "Invalid page token received: no"),
+    (
+        *("GET", "/models/{name}/versions?page_token=no", None, 400, "INVALID_ARGUMENT"),
+        "Invalid page token received: no",
+    ),
+    ("GET", "/models/{c}.ml.", None, 400, "INVALID_ARGUMENT", "Invalid registered model name: {c}.ml."),
+    (
+        "PATCH",
+        "/models/{name}/versions/0",
+        {"comment": "x"},
+        400,
+        "INVALID_ARGUMENT",
+        "No valid model version specified: 0",
+    ),
+    (
+        "PATCH",
+        "/models/{name}/versions/1/finalize",
+        {"version": 1},
+        400,
+        "INVALID_ARGUMENT",
+        "No three tier full name specified.",
+    ),
+    (
+        "PATCH",
+        "/models/{name}/versions/1/finalize",
+        {"full_name": "{name}"},
+        400,
+        "INVALID_ARGUMENT",
+        "No version specified.",
+    ),
+    ("PATCH", "/models/{name}", {"comment": LONG}, 500, "INTERNAL", "Error updating registered model: {name}"),
+    (
+        "PATCH",
+        "/models/{name}/versions/1",
+        {"comment": LONG},
+        500,
+        "INTERNAL",
+        "Error updating model version: {name}/1",
+    ),
+    (
+        "POST",
+        "/models",
+        {"name": "long", "catalog_name": "{c}", "schema_name": "ml", "comment": LONG},
+        500,
+        "INTERNAL",
+        "Error creating registered model: {c}.ml.long",
+    ),
+    (
+        "POST",
+        "/models/versions",
+        {**VERSION, "comment": LONG},
+        500,
+        "INTERNAL",
+        "Error creating model version for model: {name}",
+    ),
+    (
+        "POST",
+        "/models/versions",
+        {**VERSION, "run_id": "r" * 256},
+        500,
+        "INTERNAL",
+        "Error creating model version for model: {name}",
+    ),
+    (
+        "POST",
+        "/models/versions",
+        {**VERSION, "source": "s" * 256},
+        500,
+        "INTERNAL",
+        "Error creating model version for model: {name}",
+    ),
+    ("GET", "/schemas", None, 400, "INVALID_ARGUMENT", "Mandatory parameter/header is missing: catalog_name"),
+    ("GET", "/schemas/{c}", None, 400, "INVALID_ARGUMENT", "Invalid schema full name: {c}"),
+    (
+        "POST",
+        "/schemas",
+        {"name": "ml", "catalog_name": "{c}"},
+        400,
+        "SCHEMA_ALREADY_EXISTS",
+        "Schema already exists: ml",
+    ),
+    (
+        "DELETE",
+        "/catalogs/{c}",
+        None,
+        400,
+        "FAILED_PRECONDITION",
+        "Cannot delete catalog with schemas. Use force=true to force deletion.",
+    ),
+    ("PATCH", "/catalogs/{c}", {"new_name": "{c}"}, 400, "CATALOG_ALREADY_EXISTS", "Catalog already exists: {c}"),
+    ("POST", "/catalogs", {"name": "word", "storage_root": "word"}, 400, "INVALID_ARGUMENT", "Ambiguous path: word"),
+    (
+        "POST",
+        "/catalogs",
+        {"name": "none", "storage_root": ""},
+        400,
+        "INVALID_ARGUMENT",
+        "Path cannot be null or empty",
+    ),
+    (
+        "POST",
+        "/catalogs",
+        {"name": "http", "storage_root": "http://a/b"},
+        400,
+        "INVALID_ARGUMENT",
+        "Unsupported URI scheme: http",
+    ),
+    (
+        *("POST", "/temporary-model-version-credentials", {**VERSION, "version": 1, "operation": "READ_MODEL_VERSION"}),
+        *(400, "INVALID_ARGUMENT"),
+        "Cannot request credentials on a model version with a file based storage location: {name}/1",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code", "text"), CASES, ids=[f"{c[0]} {c[1]} {c[4]}" for c in CASES]
+    ("method", "path", "body", "status", "code", "text"), CASES, ids=[f"{c[0]} {c[1]} {str(c[5])[:40]}" for c in CASES]
 )
 def test_errors_and_their_texts(open_source, api, name, method, path, body, status, code, text):
     words = {"c": open_source.catalog, "name": name, "m": name.split(".")[2]}
@@ -124,9 +249,7 @@ def test_errors_and_their_texts(open_source, api, name, method, path, body, stat
         return value.format(**words) if isinstance(value, str) else value
 
     answer = api.request(method, filled(path), json=filled(body))
-    assert told(answer)[:2] == (status, code)
-    if text is not None:
-        assert told(answer)[2] == filled(text)
+    assert told(answer) == (status, code, filled(text))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +265,51 @@ def test_errors_and_their_texts(open_source, api, name, method, path, body, stat
 def test_names(open_source, api, model, text):
     answer = api.post("/models", json={**place(f"{open_source.schema}.x"), "name": model})
     assert told(answer) == (400, "INVALID_ARGUMENT", text)
+
+
+def test_numbers_are_taken_for_texts_and_texts_for_numbers(open_source, api, name):
+    place_of = place(name) | {"model_name": name.split(".")[2]}
+    for value, taken in ((7, "7"), (True, "true")):
+        made = api.post(
+            "/models/versions", json={**place_of, "source": value, "run_id": value, "comment": value}
+        ).json()
+        assert (made["source"], made["run_id"], made["comment"]) == (taken, taken, taken)
+        assert (
+            api.post("/models", json={**place_of, "name": value}).json()["full_name"] == f"{open_source.schema}.{taken}"
+        )
+    path = f"/models/{name}/versions/{made['version']}/finalize"
+    assert api.patch(path, json={"full_name": name, "version": str(made["version"])}).json()["status"] == "READY"
+    _, code, text = told(api.post("/models", json={**place_of, "name": ["x"]}))
+    assert code == "INVALID_ARGUMENT"
+    assert text.startswith("failed to parse a JSON document: com.fasterxml.jackson.databind.exc.MismatchedInput")
+
+
+def test_head_is_get_without_a_body(open_source, api, name):
+    for path, status in ((f"/models/{name}", 200), (f"/models/{name}/versions/9", 404), ("/models/a.b", 400)):
+        answer = api.head(path)
+        assert (answer.status_code, answer.content) == (status, b"")
+        assert answer.headers["content-type"] == api.get(path).headers["content-type"]
+
+
+def test_catalogs_and_schemas_are_changed(open_source, api, tmp_path):
+    catalog = f"{open_source.catalog}_2"
+    try:
+        made = open_source.call("POST", "/catalogs", {"name": catalog, "storage_root": f"file://{tmp_path}/"})
+        assert made["storage_root"] == f"file://{tmp_path}"
+        assert made["storage_location"] == f"file://{tmp_path}/__unitystorage/catalogs/{made['id']}"
+        schema = open_source.call("POST", "/schemas", {"name": "s", "catalog_name": catalog})
+        assert {"schema_id", "storage_root", "storage_location"} <= schema.keys()
+        assert "id" not in schema
+        model = open_source.call("POST", "/models", place(f"{catalog}.s.m"))
+        assert model["storage_location"] == f"{made['storage_location']}/models/{model['id']}"
+        changed = open_source.call("PATCH", f"/catalogs/{catalog}", {"comment": "new", "properties": {"a": "b"}})
+        assert (changed["comment"], changed["properties"], changed["id"]) == ("new", {"a": "b"}, made["id"])
+        assert open_source.call("PATCH", f"/schemas/{catalog}.s", {"new_name": "t"})["full_name"] == f"{catalog}.t"
+        assert open_source.call("GET", f"/models/{catalog}.t.m")["id"] == model["id"]
+        listed = open_source.call("GET", f"/catalogs?max_results=1&page_token={open_source.catalog}")["catalogs"]
+        assert [row["name"] for row in listed] == [catalog]
+    finally:
+        api.delete(f"/catalogs/{catalog}?force=true")
 
 
 def test_letter_case_counts(open_source, api, name):
@@ -269,7 +437,9 @@ def test_a_server_without_storage_takes_models_where_the_catalog_or_schema_has_s
         body = {"name": "own", "catalog_name": server.catalog, "storage_root": str(tmp_path)}
         schema = server.call("POST", "/schemas", body)
         made = server.call("POST", "/models", place(f"{server.catalog}.own.m"))
-        assert made["storage_location"].startswith(f"file://{tmp_path}/__unitystorage/schemas/{schema['id']}/models/")
+        assert made["storage_location"].startswith(
+            f"file://{tmp_path}/__unitystorage/schemas/{schema['schema_id']}/models/"
+        )
 
 
 def test_simultaneous_creates_get_one_number(tmp_path):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
-from airflow_uc_models.emulator.open_source_store import ServerError, Store
+from airflow_uc_models.emulator.open_source_rows import ServerError
+from airflow_uc_models.emulator.open_source_store import Store
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transport import Transport
 from airflow_uc_models.registry.call import Call, Request, Response
