@@ -5,20 +5,33 @@ worker died before it wrote the history, is not forgotten.
 
 No registry has a compare-and-set. So alias and history are read back after they were written, and whoever finds
 there what somebody else wrote meanwhile raises AliasConflictError: of two that move an alias at the same moment,
-at least one is told, or both moves are in the history.
+at least one is told, or both moves are in the history. Each move writes a record that nobody else writes to
+(`airflow_uc_models.alias_history`), so no late write takes a move away; whoever finds the tag for people behind the
+records writes it again.
 """
 
 from __future__ import annotations
 
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 
-from airflow_uc_models.alias_history import MAX_VALUE, AliasHistory, tag_key
+from airflow_uc_models.alias_history import (
+    MAX_VALUE,
+    AliasHistory,
+    MoveRecord,
+    history_of,
+    move_records,
+    tag_key,
+)
 from airflow_uc_models.entities import RegisteredModel
 from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import versions_of
+
+_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +76,7 @@ def move_alias(
             f"{_said(current)} at the same moment (history: {recorded.format()}). Decide which version it should "
             "have, then set it again."
         )
-    history = recorded.push(version)
-    if (yield from _write_history(registry, model, alias, history)):
-        yield from _expect(registry, name, alias, version)
+    history = yield from _record(registry, model, alias, recorded.push(version))
     return AliasMove(name, alias, version, history.versions[-2] if len(history.versions) > 1 else None)
 
 
@@ -104,14 +115,17 @@ def rollback_alias(
         yield from registry.set_registered_model_tag(name, tag_key(alias, "rollback"), mark)
     target = history.versions[-1]
     model = yield from _set_and_check(registry, name, alias, target, current)
-    alone = _history(model, alias) == before and _begun(model, alias, key) is not None
+    alone = history_of(model.tags, alias, current) == before and _begun(model, alias, key) is not None
     if alone and (yield from _write_history(registry, model, alias, history)):
-        alone = _begun((yield from _expect(registry, name, alias, target)), alias, key) is not None
+        model = yield from _expect(registry, name, alias, target)
+        alone = _history(model, alias) == history and _begun(model, alias, key) is not None
     if not alone:
+        yield from write_people_tag(registry, name, alias)
         raise AliasConflictError(
             f"Alias {alias!r} of {name} was rolled back to version {target}, but somebody else moved it at the same "
             f"moment (history: {_history(model, alias).format()}). Decide which version it should have, then set it."
         )
+    yield from _tidy(registry, model, alias)
     return AliasMove(name, alias, target, source)
 
 
@@ -137,16 +151,68 @@ def _begun(model: RegisteredModel, alias: str, key: str) -> tuple[int, AliasHist
 
 
 def _history(model: RegisteredModel, alias: str) -> AliasHistory:
-    return AliasHistory.parse(model.tags.get(tag_key(alias)))
+    return history_of(model.tags, alias, model.aliases.get(alias))
+
+
+def _record(registry: Registry, model: RegisteredModel, alias: str, history: AliasHistory) -> Call[AliasHistory]:
+    """Write the history after a move, with what others wrote at the same moment, and return it."""
+    version = history.versions[-1]
+    for _ in range(_LOOKS):
+        if not (yield from _write_history(registry, model, alias, history)):
+            break
+        model = yield from _expect(registry, model.name, alias, version)
+        history = _history(model, alias).push(version)
+    yield from _tidy(registry, model, alias)
+    return history
 
 
 def _write_history(registry: Registry, model: RegisteredModel, alias: str, history: AliasHistory) -> Call[bool]:
     """Write the history where it differs from what the model carries; return whether it did."""
-    key, value = tag_key(alias), history.format()
-    if model.tags.get(key, "") == value:
+    records = move_records(model.tags, alias)
+    is_recorded = _history(model, alias) == history
+    if is_recorded and model.tags.get(tag_key(alias), "") == history.format():
         return False
-    yield from registry.set_registered_model_tag(model.name, key, value)
+    if not is_recorded:
+        newest = max((record.generation for record in records.values()), default=0)
+        key = tag_key(alias, f"move_{secrets.token_hex(4)}")
+        yield from registry.set_registered_model_tag(model.name, key, MoveRecord(newest + 1, history).format())
+    yield from registry.set_registered_model_tag(model.name, tag_key(alias), history.format())
     return True
+
+
+def _tidy(registry: Registry, model: RegisteredModel, alias: str) -> Call[None]:
+    """Delete the records of earlier moves; nobody writes to them again."""
+    records = move_records(model.tags, alias)
+    newest = max((record.generation for record in records.values()), default=0)
+    for key in sorted(key for key, record in records.items() if record.generation < newest):
+        with suppress(NotFoundError):
+            yield from registry.delete_registered_model_tag(model.name, key)
+
+
+def drop_last(registry: Registry, model: RegisteredModel, alias: str, version: int) -> Call[None]:
+    """Take the last version off the history of an alias that is gone, if it is this one."""
+    history = _history(model, alias)
+    if history.versions[-1:] != (version,):
+        return
+    kept = AliasHistory(history.versions[:-1])
+    if kept.versions:
+        yield from _write_history(registry, model, alias, kept)
+        yield from _tidy(registry, (yield from registry.get_registered_model(model.name)), alias)
+        return
+    for key in (tag_key(alias), *move_records(model.tags, alias)):
+        if key in model.tags:
+            with suppress(NotFoundError):
+                yield from registry.delete_registered_model_tag(model.name, key)
+
+
+def write_people_tag(registry: Registry, name: str, alias: str) -> Call[None]:
+    """Write the tag for people again where a late write left it behind the records."""
+    for _ in range(_LOOKS):
+        model = yield from registry.get_registered_model(name)
+        history = _history(model, alias).format()
+        if not move_records(model.tags, alias) or model.tags.get(tag_key(alias)) == history:
+            return
+        yield from registry.set_registered_model_tag(name, tag_key(alias), history)
 
 
 def _set_and_check(
@@ -163,6 +229,7 @@ def _expect(registry: Registry, name: str, alias: str, version: int | None) -> C
     model = yield from registry.get_registered_model(name)
     seen = model.aliases.get(alias)
     if seen != version:
+        yield from write_people_tag(registry, name, alias)
         raise AliasConflictError(
             f"Alias {alias!r} of {name} pointed to {_said(version)} and now points to {_said(seen)}: somebody else "
             "moved it at the same moment. Decide which version it should have, then set it again."

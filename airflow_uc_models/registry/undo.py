@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from airflow_uc_models.alias_history import AliasHistory, tag_key
+from airflow_uc_models.alias_history import tag_key
 from airflow_uc_models.entities import RegisteredModel
 from airflow_uc_models.exceptions import AliasConflictError
-from airflow_uc_models.registry.aliases import rollback_alias
+from airflow_uc_models.registry.aliases import drop_last, rollback_alias
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 
@@ -48,12 +48,5 @@ def _undo_first(registry: Registry, model: RegisteredModel, alias: str, version:
         model = yield from registry.get_registered_model(model.name)
         if alias in model.aliases:
             return model.aliases[alias]
-    history = AliasHistory.parse(model.tags.get(tag_key(alias)))
-    if history.versions[-1:] != (version,):
-        return None
-    kept = AliasHistory(history.versions[:-1])
-    if kept.versions:
-        yield from registry.set_registered_model_tag(model.name, tag_key(alias), kept.format())
-    else:
-        yield from registry.delete_registered_model_tag(model.name, tag_key(alias))
+    yield from drop_last(registry, model, alias, version)
     return None

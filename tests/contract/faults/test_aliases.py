@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.faulty import FAULTS, SOURCE, crash_after, single
 
-from airflow_uc_models.alias_history import AliasHistory, tag_key
+from airflow_uc_models.alias_history import history_of, tag_key
 from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentError, NotFoundError
 from airflow_uc_models.hooks import transport as transport_module
 from airflow_uc_models.hooks.transport import Transport
@@ -311,9 +311,15 @@ class Toy:
             self.pointed_to.append(by_hand)
 
     @property
+    def is_told_to_people(self) -> bool:
+        """Whether the tag that people read says what the records say."""
+        alias = int(self.aliases[ALIAS]) if ALIAS in self.aliases else None
+        return self.tags.get(HISTORY, "") == history_of(self.tags, ALIAS, alias).format()
+
+    @property
     def state(self) -> tuple[int | None, tuple[int, ...]]:
         alias = int(self.aliases[ALIAS]) if ALIAS in self.aliases else None
-        return alias, AliasHistory.parse(self.tags.get(HISTORY)).reconcile(alias).versions
+        return alias, history_of(self.tags, ALIAS, alias).reconcile(alias).versions
 
     def answer(self, request: Request) -> Response:
         match request.method, request.path.removeprefix(REGISTRY.prefix), request.json or request.params:
@@ -334,6 +340,9 @@ class Toy:
                 body = {}
             case "POST", "/registered-models/set-tag", {"key": key, "value": value}:
                 self.tags[key] = value
+                body = {}
+            case "DELETE", "/registered-models/delete-tag", {"key": key}:
+                self.tags.pop(key, None)
                 body = {}
             case unknown:
                 raise AssertionError(unknown)
@@ -459,6 +468,7 @@ def test_two_at_once_act_one_after_the_other_or_one_is_told(rivals) -> None:
     in_turn = [race.toy.state for race in (start().finish(), start(-1).finish()) if not race.told]
     silent = 0
     for race in every_order(start):
+        assert race.toy.is_told_to_people
         if race.told:
             assert set(race.toy.state[1]) <= set(race.toy.pointed_to)
         else:
@@ -467,6 +477,29 @@ def test_two_at_once_act_one_after_the_other_or_one_is_told(rivals) -> None:
             alias, history = race.toy.state
             assert (alias, history) in in_turn or list(history) == race.toy.pointed_to, race.results
     assert bool(silent) == bool(in_turn)
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["goes on", "is killed"])
+@pytest.mark.parametrize("moves", [(), (1,), (1, 4)])
+def test_no_late_write_takes_a_move_away(moves, is_killed) -> None:
+    """Others move the alias twice between any two requests of ours; after the last of them we may be killed."""
+    for count, more in itertools.product(range(7), (0, 1, 2, 99)):
+        toy = Toy(*moves)
+        race = Race(toy, [move_alias(REGISTRY, "a.b.c", ALIAS, 5)])
+        for _ in range(count):
+            race.step(0)
+        for version in (2, 3):
+            Race(toy, [move_alias(REGISTRY, "a.b.c", ALIAS, version)]).finish()
+        for _ in range(more):
+            if race.waiting:
+                race.step(0)
+        if not is_killed:
+            race.finish()
+        _, history = toy.state
+        assert history[: len(moves)] == moves
+        kept = [version for version in history if version in (2, 3)]
+        assert kept == [2, 3], (count, more, toy.tags)
+        assert is_killed or toy.is_told_to_people
 
 
 def test_the_toy_answers_as_the_server_does(mlflow_server, model_name) -> None:
