@@ -181,12 +181,13 @@ class Legacy:
 
     @route("POST", f"{_PREFIX}/model-versions/generate-temporary-credentials", source=_SOURCE)
     def credentials(self, call: Call) -> Any:
-        """Return temporary credentials: storage mode DEFAULT_STORAGE, or keys of a cloud that does not exist."""
+        """Return temporary credentials: storage mode DEFAULT_STORAGE, or keys of the cloud below ``/s3``."""
         operation = str(call.get("operation"))
         if operation not in _OPERATIONS:
             raise invalid(f"operation {operation!r} is not valid.")
-        self.catalog.version(call.principal, call.need("name"), call.need("version"), _OPERATIONS[operation])
-        return {"credentials": temporary_credentials(self.workspace.settings)}
+        kind = _OPERATIONS[operation]
+        found = self.catalog.version(call.principal, call.need("name"), call.need("version"), kind)
+        return {"credentials": temporary_credentials(self.workspace, *found, write=kind != "read")}
 
     @route(
         "GET",

@@ -156,13 +156,14 @@ class Native:
 
     @route("POST", "/api/2.1/unity-catalog/temporary-model-version-credentials", source=_MLFLOW)
     def credentials(self, call: Call) -> Any:
-        """Return temporary credentials: storage mode DEFAULT_STORAGE, or keys of a cloud that does not exist."""
+        """Return temporary credentials: storage mode DEFAULT_STORAGE, or keys of the cloud below ``/s3``."""
         operation = str(call.get("operation"))
         if operation not in _OPERATIONS:
             raise invalid(f"operation {operation!r} is not valid.")
         name = full_name(call, "model_name")
-        self.catalog.version(call.principal, name, call.need("version"), _OPERATIONS[operation])
-        return temporary_credentials(self.workspace.settings)
+        kind = _OPERATIONS[operation]
+        found = self.catalog.version(call.principal, name, call.need("version"), kind)
+        return temporary_credentials(self.workspace, *found, write=kind != "read")
 
     def _of(self, call: Call) -> Model:
         return self.workspace.state.model(rules.model_name(call.path["full_name"]))

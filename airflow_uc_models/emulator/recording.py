@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 PRINCIPAL = "uc_models.principal"
 _MOST_BODY = 1 << 20
 _MOST_REQUESTS = 100_000
-_FILE_PATHS = ("/api/2.0/fs/files/", "/storage/")
+_FILE_PATHS = ("/api/2.0/fs/files/", "/storage/", "/s3/")
 
 
 @dataclass

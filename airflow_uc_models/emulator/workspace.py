@@ -14,6 +14,7 @@ from typing import Any
 from airflow_uc_models.emulator import rules
 from airflow_uc_models.emulator.catalog import Catalog
 from airflow_uc_models.emulator.contents import Endpoints, Notebooks, Tables
+from airflow_uc_models.emulator.credentials import Vended
 from airflow_uc_models.emulator.errors import ApiError
 from airflow_uc_models.emulator.file_store import FileStore
 from airflow_uc_models.emulator.persistence import Database
@@ -48,6 +49,7 @@ class Workspace:
         self.catalog = Catalog(settings, self.state, self.guard, self.principals, self.files)
         self.notebooks, self.runs, self.warehouses = Notebooks(), Runs(), Warehouses()
         self.endpoints, self.tables = Endpoints(), Tables()
+        self.vended: dict[str, Vended] = {}
         self.metastore_id = "11111111-2222-3333-4444-555555555555"
         self.account_id = "99999999-8888-7777-6666-555555555555"
 
@@ -103,6 +105,7 @@ class Workspace:
         """Forget models, files, grants, principals other than the admin, and what ran or was to run."""
         for store in (self.notebooks, self.runs, self.warehouses, self.endpoints, self.tables):
             store.clear()
+        self.vended.clear()
         with self.state.lock:
             self.state.clear()
             self.guard.clear()

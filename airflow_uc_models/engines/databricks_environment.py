@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.engines.feature_store import is_feature_store_model
@@ -14,6 +12,7 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import NotFoundError
 from airflow_uc_models.hooks import model_files
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +50,13 @@ def environment_of(
 
 
 def _requirements(hook: ModelRegistryHook, version: ModelVersion) -> str:
-    with tempfile.TemporaryDirectory(prefix="requirements-") as folder:
+    with scratch_folder("requirements") as folder:
         try:
-            model_files.download(hook, version, Path(folder), _REQUIREMENTS)
+            model_files.download(hook, version, folder, _REQUIREMENTS)
         except NotFoundError:
             log.warning("%s has no %s; the run has the workspace's packages and mlflow", version.uri, _REQUIREMENTS)
             return ""
-        return (Path(folder) / _REQUIREMENTS).read_text(encoding="utf-8")
+        return (folder / _REQUIREMENTS).read_text(encoding="utf-8")
 
 
 def _lines(text: str) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -51,6 +50,7 @@ from airflow_uc_models.exceptions import (
 )
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.scratch import scratch_folder
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class LocalEngine:
         """Download the version, compare its signature with the input, score, and leave no model files behind."""
         started = time.monotonic()
         table = open_table(Location.parse(job.input), job.input_format)
-        with tempfile.TemporaryDirectory(prefix="model-") as folder, ExitStack() as stack:
+        with scratch_folder("model") as folder, ExitStack() as stack:
             self._undo = [partial(shutil.rmtree, folder, ignore_errors=True)]
             for target in (output_file(job), bad_rows_file(job)):
                 # An upload that was not finished does not show; a signal handler must not wait for one.

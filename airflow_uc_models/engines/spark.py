@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from airflow_uc_models.environments.loading import require_pyfunc
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, ModelContentError, PredictionError
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +84,7 @@ class SparkEngine:
         """Download the version, compare its signature with the input, and let Spark score."""
         started = time.monotonic()
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-")))
+            folder = stack.enter_context(scratch_folder("model"))
             files = download_version(hook, version, folder / "model")
             mlmodel = read_mlmodel(files, version.uri)
             refuse_feature_store(mlmodel, version.uri, "spark")

@@ -27,7 +27,9 @@ def bring_model(spark: Any, uri: str, *, is_remote: bool) -> Callable[[], Any]:
     import mlflow.artifacts
 
     name = f"model_{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory(prefix="model-archive-") as folder:
+    # Beside the model's own folder, if it has one: that goes with the task, also if its process is killed.
+    beside = os.path.dirname(uri) if os.path.isdir(uri) else None  # noqa: PTH112, PTH120
+    with tempfile.TemporaryDirectory(prefix="model-archive-", dir=beside) as folder:
         files = uri if os.path.isdir(uri) else mlflow.artifacts.download_artifacts(uri, dst_path=folder)  # noqa: PTH112
         archive = shutil.make_archive(f"{folder}/{name}", "zip", files)
         if is_remote:

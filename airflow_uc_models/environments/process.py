@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from airflow_uc_models.environments.build import scrubbed
 from airflow_uc_models.environments.messages import Message, receive, send
 from airflow_uc_models.environments.scoring import Asked, Predicted
 from airflow_uc_models.exceptions import ModelEnvironmentError, PredictionError, UCModelsError
+from airflow_uc_models.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,8 +107,8 @@ class ModelProcess:
     @contextmanager
     def started(cls, start: Start) -> Iterator[ModelProcess]:
         """Have a process for the time of the block; it may still be loading the model."""
-        with tempfile.TemporaryDirectory(prefix="model-process-", ignore_cleanup_errors=True) as working_folder:
-            process = cls(start, working_folder)
+        with scratch_folder("process") as working_folder:
+            process = cls(start, str(working_folder))
             try:
                 yield process
                 process.finish()

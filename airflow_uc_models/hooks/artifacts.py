@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import ModelContentError
+from airflow_uc_models.exceptions import ModelContentError, NotFoundError
 from airflow_uc_models.hooks import model_files
 from airflow_uc_models.hooks.mlflow_session import mlflow_errors, mlflow_session, renew_session
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.registration import TASK_KEY_TAG
+from airflow_uc_models.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,9 +30,12 @@ def version_mlmodel(hook: ModelRegistryHook, version: ModelVersion) -> dict[str,
     if not hook.registry.capabilities.uploads:
         uri = hook.run(hook.registry.get_model_version_download_uri(version.name, version.version))
         return mlmodel_at(hook, uri)
-    with tempfile.TemporaryDirectory(prefix="mlmodel-") as folder:
-        model_files.download(hook, version, Path(folder), MLMODEL)
-        return read_mlmodel(Path(folder))
+    with scratch_folder("mlmodel") as folder:
+        try:
+            model_files.download(hook, version, folder, MLMODEL)
+        except NotFoundError as error:
+            raise ModelContentError(f"{_no_mlmodel(version.uri, is_empty=False)} ({error})") from None
+        return read_mlmodel(folder)
 
 
 def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
@@ -45,8 +48,8 @@ def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
         names = {item.path for item in repository.list_artifacts()}
         if MLMODEL not in names:
             raise ModelContentError(_no_mlmodel(artifact_uri, is_empty=not names))
-        with tempfile.TemporaryDirectory(prefix="mlmodel-") as folder:
-            return read_mlmodel(Path(repository.download_artifacts(MLMODEL, folder)).parent)
+        with scratch_folder("mlmodel") as folder:
+            return read_mlmodel(Path(repository.download_artifacts(MLMODEL, str(folder))).parent)
 
 
 def version_size(hook: ModelRegistryHook, version: ModelVersion) -> int | None:
@@ -70,15 +73,15 @@ def log_texts(hook: ModelRegistryHook, run_id: str, folder: str, texts: Mapping[
     :param action: what is done, for the error
     """
     with (
-        tempfile.TemporaryDirectory(prefix="artifacts-") as local,
+        scratch_folder("artifacts") as local,
         mlflow_session(hook),
         mlflow_errors(action, hook.endpoint),
     ):
         from mlflow import MlflowClient
 
         for name, text in texts.items():
-            (Path(local) / name).write_text(text, encoding="utf-8")
-        MlflowClient().log_artifacts(run_id, local, folder)
+            (local / name).write_text(text, encoding="utf-8")
+        MlflowClient().log_artifacts(run_id, str(local), folder)
 
 
 def log_metrics(

@@ -20,6 +20,7 @@ from airflow_uc_models.exceptions import (
     UCModelsError,
     UnauthenticatedError,
 )
+from airflow_uc_models.hooks.masking import amask, mask
 from airflow_uc_models.registry.answers import is_refused_token
 
 if TYPE_CHECKING:
@@ -155,14 +156,20 @@ class DatabricksAuth(httpx.Auth):
     def headers(self) -> dict[str, str]:
         """Return the headers that authenticate a request now."""
         with self._lock, _token_errors(self._connection):
-            return self._given(self._as_headers(*self._hook.credentials()))
+            before, given = self._latest, self._given(self._as_headers(*self._hook.credentials()))
+            if self._latest != before:
+                mask(*_tokens(given))
+            return given
 
     async def aheaders(self) -> dict[str, str]:
         """Return the same without blocking the event loop."""
         lock = self._async_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         with _token_errors(self._connection):
             async with lock, self._hook as hook:  # opens the only session that it can have, for its token requests
-                return self._given(self._as_headers(*await hook.acredentials()))
+                before, given = self._latest, self._given(self._as_headers(*await hook.acredentials()))
+                if self._latest != before:
+                    await amask(*_tokens(given))
+                return given
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Add the headers; once more with a new token if the workspace refused this one."""
@@ -221,6 +228,11 @@ class DatabricksAuth(httpx.Auth):
     def forget(self) -> None:
         """Forget a token that can be had anew."""
         self._hook.oauth_tokens.clear()
+
+
+def _tokens(headers: Mapping[str, str]) -> list[str]:
+    """Return what is secret of headers: the tokens of the workspace and of Azure."""
+    return [value.removeprefix("Bearer ") for key, value in headers.items() if "resource" not in key.lower()]
 
 
 def _databricks_hook(connection: Connection, base_url: str, verify: str | bool) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from airflow_uc_models.entities import PENDING_REGISTRATION, ModelVersion
 from airflow_uc_models.exceptions import ConflictError, InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.hooks.artifacts import MLMODEL, download_version
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.scratch import scratch_folder
 
 
 def download_to(hook: ModelRegistryHook, version: ModelVersion, destination: str) -> str:
@@ -28,10 +28,10 @@ def _to_folder(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> 
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / MLMODEL).is_file())):
         raise InvalidArgumentError(f"{folder} exists and holds no model; it was left alone. Give another destination.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        fetched = download_version(hook, version, Path(scratch) / "new")
+    with scratch_folder("download", folder.parent) as scratch:
+        fetched = download_version(hook, version, scratch / "new")
         if folder.exists():
-            folder.rename(Path(scratch) / "old")
+            folder.rename(scratch / "old")
         fetched.rename(folder)
     return str(folder)
 
@@ -44,8 +44,8 @@ def _to_object_store(hook: ModelRegistryHook, version: ModelVersion, uri: str) -
         filesystem = target.fs
     except ValueError as error:  # no provider for this scheme
         raise InvalidArgumentError(f"destination {uri!r} can't be written: {error}.") from error
-    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        fetched = download_version(hook, version, Path(scratch) / "new")
+    with scratch_folder("model") as scratch:
+        fetched = download_version(hook, version, scratch / "new")
         # MLmodel last: a folder without it is no model, so an interrupted upload is not taken for one.
         files = sorted((f for f in fetched.rglob("*") if f.is_file()), key=lambda f: f.name == MLMODEL)
         for file in files:

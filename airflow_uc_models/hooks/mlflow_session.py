@@ -26,6 +26,7 @@ from airflow_uc_models.exceptions import (
 )
 from airflow_uc_models.hooks.auth import DatabricksAuth
 from airflow_uc_models.hooks.endpoint import Endpoint
+from airflow_uc_models.hooks.masking import quiet_libraries
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.answers import is_refused_token
 
@@ -102,7 +103,7 @@ def mlflow_variables_set(
     variables: Mapping[str, str], defaults: Mapping[str, str] | None = None
 ) -> Generator[None, None, None]:
     """Set environment variables for one block in which nobody else's mlflow runs, instead of the user's credentials."""
-    with _lock:
+    with _lock, quiet_libraries():
         before = {key: value for key, value in os.environ.items() if _is_ours(key) or key in variables}
         try:
             for key in list(os.environ):
@@ -178,7 +179,7 @@ def as_registry_error(error: BaseException, action: str, endpoint: Endpoint, nee
 
 
 def _as_error(error: BaseException, action: str, endpoint: Endpoint, needs: str) -> UCModelsError:
-    status, code = _status_and_code(error)
+    status, code = status_and_code(error)
     # Presigned addresses are credentials.
     text = re.sub(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*", "?...", str(getattr(error, "message", None) or error))
     message = f"Could not {action} on the {endpoint.registry.capabilities.label} at {endpoint.address}: {text}"
@@ -198,17 +199,23 @@ def is_refused(error: BaseException) -> bool:
     """Whether mlflow, requests or databricks-sdk raised it because the token was refused."""
     if isinstance(error, UCModelsError):
         return isinstance(error, UnauthenticatedError)
-    status, _ = _status_and_code(error)
+    status, _ = status_and_code(error)
     return is_refused_token(status or 0, str(error))
 
 
-def _status_and_code(error: BaseException) -> tuple[int | None, str | None]:
+def status_and_code(error: BaseException) -> tuple[int | None, str | None]:
     """Return the status of the answer and its error code; whatever is no text there is no code."""
     code = getattr(error, "error_code", None)
     code = code if isinstance(code, str) and code else None
     if type(error).__module__.startswith("databricks.sdk"):
         known = (_SDK_STATUS.get(base.__name__) for base in type(error).__mro__)
         return next((status for status in known if status), None), code
+    if isinstance(answer := getattr(error, "response", None), dict):  # of botocore
+        found = answer.get("ResponseMetadata") or {}
+        return found.get("HTTPStatusCode"), (answer.get("Error") or {}).get("Code")
+    if type(error).__module__.startswith(("azure.", "google.")):
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        return int(status) if isinstance(status, int) else None, code
     if hasattr(error, "get_http_status_code"):
         body = getattr(error, "json", None)  # of a RestException, which takes a number for an internal error
         number = body.get("error_code") if isinstance(body, dict) else None

@@ -21,7 +21,13 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError, UCModelsError
 from airflow_uc_models.hooks import model_files_databricks, model_files_open_source
 from airflow_uc_models.hooks.auth import DatabricksAuth
-from airflow_uc_models.hooks.mlflow_session import as_registry_error, is_refused, mlflow_errors, mlflow_variables_set
+from airflow_uc_models.hooks.mlflow_session import (
+    as_registry_error,
+    is_refused,
+    mlflow_errors,
+    mlflow_variables_set,
+    status_and_code,
+)
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transport import SyncRun
 from airflow_uc_models.registry.mlflow_rest import MlflowRestRegistry
@@ -33,6 +39,10 @@ log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
 _TRIES = 6
+_CLOUDS = ("botocore", "boto3", "s3transfer", "azure.", "google.")
+_CLIENTS = ("databricks.sdk", *_CLOUDS)
+_PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"}  # of clouds
+_STALE_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 
 
 def download(hook: ModelRegistryHook, version: ModelVersion, folder: Path, file: str = "") -> None:
@@ -125,7 +135,7 @@ def _transfer(
         repository = _repository(hook, version, run, write=write)
         auth = hook.endpoint.transport.auth
         if isinstance(auth, DatabricksAuth):
-            renewing(repository, auth.renew)
+            renewing(repository, lambda: _renew_keys(repository) or auth.renew())
         _watch(repository, progress, hook.endpoint.transport.max_retry_seconds)
         try:
             yield repository, progress
@@ -164,9 +174,9 @@ def _patience(hook: ModelRegistryHook) -> dict[str, str]:
 
 
 def renewing(repository: Any, renew: Callable[[], bool]) -> None:
-    """Let a repository list a folder or move a file once more where the token was refused meanwhile.
+    """Let a repository list a folder or move a file once more where its token or keys were refused meanwhile.
 
-    :param renew: gets another token; False if there is none
+    :param renew: gets other ones; False if there are none
     """
     for name in ("list_artifacts", "_download_file", "_upload_to_cloud", "_get_write_credential_infos"):
         if (method := getattr(repository, name, None)) is not None:
@@ -178,12 +188,28 @@ def _once_more(method: Callable[..., Any], renew: Callable[[], bool]) -> Callabl
         try:
             return method(*args, **kwargs)
         except Exception as error:
-            if not (is_refused(error) and renew()):
+            if not (_is_stale(error) and renew()):
                 raise
-        log.info("The token was refused; going on with another one")
+        log.info("The credentials for the files were refused; going on with new ones")
         return method(*args, **kwargs)
 
     return call
+
+
+def _is_stale(error: BaseException) -> bool:
+    """Whether credentials were refused: a token of the workspace, or keys of a cloud."""
+    status, code = status_and_code(error)
+    is_of_cloud = type(error).__module__.startswith(_CLOUDS)
+    return is_refused(error) or (is_of_cloud and (status in {401, 403} or code in _STALE_CODES))
+
+
+def _renew_keys(repository: Any) -> bool:
+    """Let mlflow's repository ask for keys of the cloud anew; False for one that has none."""
+    renew = getattr(repository, "_refresh_credentials", None)
+    if renew is None:
+        return False
+    renew()
+    return True
 
 
 def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> None:
@@ -230,12 +256,12 @@ def _watch(repository: Any, progress: _Progress, max_retry_seconds: float) -> No
 
 
 def _is_of_transfer(error: BaseException) -> bool:
-    """Whether mlflow, requests or databricks-sdk raised it about a transfer that did not work."""
+    """Whether mlflow, requests, databricks-sdk or the client of a cloud raised it about a transfer that failed."""
     import requests
     from mlflow.exceptions import MlflowException
 
     kinds = (MlflowException, requests.RequestException, ConnectionError, TimeoutError)
-    return isinstance(error, kinds) or type(error).__module__.startswith("databricks.sdk")
+    return isinstance(error, kinds) or type(error).__module__.startswith(_CLIENTS)
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -243,11 +269,12 @@ def _is_passing(error: BaseException) -> bool:
     if isinstance(error, UCModelsError):
         return not error.permanent
     text = f"{type(error).__name__} {error}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status, code = status_and_code(error)
     return (
         getattr(error, "is_passing", False)
         or isinstance(error, ConnectionError | TimeoutError)
         or (status is not None and (status >= 500 or status in {408, 429}))
+        or code in _PASSING_CODES
         or any(word in text for word in ("Connection", "Timeout", "IncompleteRead", "Unavailable", "InternalError"))
     )
 

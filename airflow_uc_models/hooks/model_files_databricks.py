@@ -19,6 +19,7 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import RegistryError, RegistryUnavailableError
 from airflow_uc_models.hooks import model_files_cloud
 from airflow_uc_models.hooks.endpoint import Endpoint
+from airflow_uc_models.hooks.masking import mask_credentials
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.transport import SyncRun
 from airflow_uc_models.hooks.workspace import workspace_client
@@ -51,7 +52,9 @@ def repository(hook: ModelRegistryHook, version: ModelVersion, run: SyncRun, *, 
         return _files_api(hook.endpoint, version)
 
     def credentials() -> dict[str, Any]:
-        return run(registry.temporary_credentials(version.name, version.version, write=write))
+        vended = run(registry.temporary_credentials(version.name, version.version, write=write))
+        mask_credentials(vended)
+        return vended
 
     first = credentials()
     if first.get("storage_mode") == "DEFAULT_STORAGE":

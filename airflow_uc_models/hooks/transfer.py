@@ -7,7 +7,6 @@ and leave nothing half-made: a registered model that only they created goes agai
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from airflow_uc_models.names import LocalSource, LoggedModelSource, ModelRef, Mo
 from airflow_uc_models.registry import registration, shared_numbers
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.comments import COPIED_FROM_REGISTRY_TAG, COPIED_FROM_TAG, OWN_TAGS
+from airflow_uc_models.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def register(
     _check_signature(mlmodel, source.uri, required=required)
     if is_same and not hook.registry.capabilities.uploads:
         return _create(hook, new, origin)
-    with _folder() as folder:
+    with scratch_folder("model") as folder:
         files = artifacts.download_files(tracking, origin.artifact_uri, folder)
         return _create_from_folder(hook, files, new, origin, tries)
 
@@ -149,7 +149,7 @@ def copy(
         return _create(hook, new, replace(origin, model_id=None))
     if hook.registry.capabilities.signature_required and not source_hook.registry.capabilities.signature_required:
         _check_signature(artifacts.version_mlmodel(source_hook, version), version.uri, required=True)
-    with _folder() as folder:
+    with scratch_folder("model") as folder:
         files = artifacts.download_version(source_hook, version, folder)
         return _create_from_folder(hook, files, new, origin, tries)
 
@@ -314,12 +314,6 @@ def _clean_quietly(hook: ModelRegistryHook, call: Call[Any], what: str) -> None:
         pass
     except UCModelsError as error:
         log.warning("%s was left behind incomplete: %s", what, error)
-
-
-@contextmanager
-def _folder() -> Generator[Path, None, None]:
-    with tempfile.TemporaryDirectory(prefix="model-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 def _check_tags(hook: ModelRegistryHook, new: NewVersion) -> None:

@@ -19,6 +19,7 @@ from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import task_key
 from airflow_uc_models.results import publish
+from airflow_uc_models.scratch import scratch_of_task
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -83,7 +84,7 @@ class ModelRegistryOperator(TextFieldsMixin):
         """Do the work once; what it returns goes to XCom, as a whole and by field."""
         self._executing, self._told = True, None
         try:
-            with fail_without_retry(self.registry_conn_id):
+            with fail_without_retry(self.registry_conn_id), scratch_of_task(self.task_key(context, "")):
                 self.check_text()
                 tells(self.outlets)  # a wrong one is found before the work
                 result = publish(context, self.perform(context))

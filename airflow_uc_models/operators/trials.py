@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.engines.feature_store import is_feature_store_model
@@ -21,6 +19,7 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.operators.trial_data import TrialData
 from airflow_uc_models.policies import Facts, PromotionPolicy
 from airflow_uc_models.rules_metrics import MetricRule, slice_metric_name
+from airflow_uc_models.scratch import scratch_folder
 from airflow_uc_models.signatures import Signature, output_problems
 
 if TYPE_CHECKING:
@@ -74,8 +73,8 @@ class Trials:
     def _tried(self, version: ModelVersion, facts: Facts, *, smoke_test: bool) -> Facts:
         if self.policy.evaluation is not None:
             assert self.data  # noqa: S101 - what is wrong with it is told before models are downloaded
-        with tempfile.TemporaryDirectory(prefix="validated-model-", ignore_cleanup_errors=True) as place:
-            folder = download_version(self.hook, version, Path(place) / "model")
+        with scratch_folder("model") as place:
+            folder = download_version(self.hook, version, place / "model")
             mlmodel = read_mlmodel(folder, version.uri)
             refuse_lookups(mlmodel, version.uri)
             signature = Signature.of_mlmodel(mlmodel)
