@@ -120,13 +120,18 @@ def rollback_alias(
         model = yield from _expect(registry, name, alias, target)
         alone = _history(model, alias) == history and _begun(model, alias, key) is not None
     if not alone:
-        yield from write_people_tag(registry, name, alias)
-        raise AliasConflictError(
-            f"Alias {alias!r} of {name} was rolled back to version {target}, but somebody else moved it at the same "
-            f"moment (history: {_history(model, alias).format()}). Decide which version it should have, then set it."
-        )
+        raise (yield from _lost(registry, model, alias, target))
     yield from _tidy(registry, model, alias)
     return AliasMove(name, alias, target, source)
+
+
+def _lost(registry: Registry, model: RegisteredModel, alias: str, target: int) -> Call[AliasConflictError]:
+    """Return the error of a rollback that somebody's move came between, with the tag for people as it has to be."""
+    yield from write_people_tag(registry, model.name, alias)
+    return AliasConflictError(
+        f"Alias {alias!r} of {model.name} was rolled back to version {target}, but somebody else moved it at the same "
+        f"moment (history: {_history(model, alias).format()}). Decide which version it should have, then set it."
+    )
 
 
 def delete_alias(registry: Registry, name: str, alias: str) -> Call[None]:

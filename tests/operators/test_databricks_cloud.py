@@ -78,7 +78,7 @@ def test_keys_that_expire_on_the_way_are_renewed(made, workspace, folder, tmp_pa
         del workspace.workspace.vended[vended]
     expired = "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
     for method in ("GET", "PUT"):
-        workspace.faults.add("/s3/", method=method, count=2, status=400, body=expired)
+        workspace.faults.add("/s3/", method=method, count=1, status=400, body=expired)
     download_to(hook, version, str(tmp_path / "down"))
     assert names(tmp_path / "down") == names(folder)
     copied = copy(hook, ModelRef.of(NAME, version=1), hook, NewVersion(TARGET, "two"))
