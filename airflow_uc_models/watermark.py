@@ -53,6 +53,15 @@ class Watermark:
             merged[name] = merged[name].merge(handled) if name in merged else handled
         return Watermark(merged)
 
+    def without(self, other: Watermark) -> Watermark:
+        """Return what this one knows to be handled and the other does not."""
+        return Watermark(
+            {
+                name: Handled(handled.created_at, handled.versions - other.of(name, handled.created_at))
+                for name, handled in self.models.items()
+            }
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the watermark as plain JSON, short however many versions there are."""
         return {

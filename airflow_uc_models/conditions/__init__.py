@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_uc_models.conditions.alias import AliasedModelVersion
 from airflow_uc_models.conditions.base import Condition, Failed, Met, Outcome, Waiting
+from airflow_uc_models.conditions.found import FoundAlready
 from airflow_uc_models.conditions.model_version import NewModelVersion, TaggedModelVersion
 from airflow_uc_models.conditions.registered_model import NewRegisteredModel
 from airflow_uc_models.exceptions import InvalidArgumentError
@@ -20,6 +21,7 @@ __all__ = [
     "AliasedModelVersion",
     "Condition",
     "Failed",
+    "FoundAlready",
     "Met",
     "NewModelVersion",
     "NewRegisteredModel",
@@ -30,7 +32,8 @@ __all__ = [
 ]
 
 _KINDS: dict[str, type[Condition]] = {
-    kind.kind: kind for kind in (AliasedModelVersion, NewModelVersion, NewRegisteredModel, TaggedModelVersion)
+    kind.kind: kind
+    for kind in (AliasedModelVersion, FoundAlready, NewModelVersion, NewRegisteredModel, TaggedModelVersion)
 }
 
 

@@ -12,7 +12,7 @@ from airflow.sdk import Asset, BaseOperator, TaskGroup, TriggerRule, XComArg
 
 from airflow_uc_models.compat import AirflowFailException, conf
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.operators.base import ModelRegistryOperator, fail_without_retry
 from airflow_uc_models.operators.watermark_store import WatermarkStore, watermark_key
 from airflow_uc_models.registry.base import Registry, str_tags
@@ -49,11 +49,15 @@ class PendingModelVersionsOperator(ModelRegistryOperator):
     * Two runs side by side list the same versions. Set ``max_active_runs=1`` on the Dag.
     * ``tags`` are those of the moment: a version that is tagged later is listed then.
 
+    What a Dag run marked never counts as handled for the run itself: cleared, it lists its versions again, and new
+    ones. Of two tries of the task at once, the later one returns the list of the earlier one, over which work may be
+    mapped already.
+
     On Airflow 3.3 with ``asset``, the watermark lives in the state store of that asset, for as long as a Dag refers to
-    the asset; a cleared run lists what is pending then. Else it lives in XCom of the marking task: it begins anew
-    where the Dag or that task is renamed or its XCom is cleaned away (``airflow db clean``; ``created_after`` keeps
-    history out), a cleared run lists what was pending when it was due, and a run whose logical date lies before
-    another one's end may repeat what that one handled.
+    the asset; a cleared run does not repeat what later runs handled. Else it lives in XCom of the marking task: it
+    begins anew where the Dag or that task is renamed or its XCom is cleaned away (``airflow db clean``;
+    ``created_after`` keeps history out), a cleared run lists what was pending when it was due, and a run whose logical
+    date lies before another one's end may repeat what that one handled.
 
     XCom: list of the versions' dicts: ``name``, ``version``, ``uri``, ``status``, ``aliases``, ``tags``, ``run_id``,
     ``source`` and more.
@@ -118,7 +122,10 @@ class PendingModelVersionsOperator(ModelRegistryOperator):
         ti = context["ti"]
         key = watermark_key(self.consumer or f"{ti.dag_id}.{ti.task_id}", self.registry_conn_id)
         store = WatermarkStore(context, self._marking_task(), key, self.asset)
-        found = yield from find_pending(registry, wanted, store.read(), time.time())
+        found = yield from find_pending(registry, wanted, store.read_earlier(), time.time())
+        if (other := ti.xcom_pull(key=_LISTED, map_indexes=-1)) is not None:
+            self.log.info("Another try of this task has listed %d versions already", len(other["versions"]))
+            return (yield from _listed_again(registry, other["versions"]))
         self._tell(found)
         names = [[version.name, version.version] for version in found.versions]
         ti.xcom_push(key=_LISTED, value={"key": key, "versions": names, "settled": found.settled.to_json()})
@@ -199,6 +206,7 @@ class MarkModelVersionsHandledOperator(BaseOperator):
         if listed is None:
             raise AirflowFailException(f"Task {pending.task_id} did not list what is pending; nothing was marked.")
         versions = [ModelVersion(name, number) for name, number in listed["versions"]]
+        self._expect_same(versions, context["ti"].xcom_pull(task_ids=pending.task_id, map_indexes=-1))
         with fail_without_retry():
             done = self._done(context, works, len(versions)) if versions else set()
         marked = [version for index, version in enumerate(versions) if index in done]
@@ -211,6 +219,15 @@ class MarkModelVersionsHandledOperator(BaseOperator):
             )
         self.log.info("Marked %d versions as handled: %s", len(marked), _named(marked))
         return [version.uri for version in marked]
+
+    @staticmethod
+    def _expect_same(versions: Sequence[ModelVersion], mapped: Any) -> None:
+        """Refuse a list over which the work was not mapped: two tries can each have left one of the two."""
+        if isinstance(mapped, list) and [v.uri for v in versions] != [item["uri"] for item in mapped]:
+            raise AirflowFailException(
+                "Two tries of the listing task ran at once and listed different versions, so it is not known which the "
+                "work was mapped over; nothing was marked. Clear the Dag run."
+            )
 
     def _pending_task(self) -> PendingModelVersionsOperator:
         found = {task.task_id: task for task in _tasks(self.pending)}
@@ -303,6 +320,17 @@ def handle_model_versions(
         pending = pending_model_versions(scope, **options)
         mark_model_versions_handled(pending, work.expand(version=pending))
     return group
+
+
+def _listed_again(registry: Registry, names: Sequence[tuple[str, int]]) -> Call[list[dict[str, Any]]]:
+    """Return versions as they were listed before; one that is gone stays in its place, for what is mapped over them."""
+    found = []
+    for name, number in names:
+        try:
+            found.append((yield from registry.get_model_version(name, number)))
+        except NotFoundError:
+            found.append(ModelVersion(name, number))
+    return [version.to_xcom() for version in found]
 
 
 def _news(settled: Watermark, marked: Sequence[ModelVersion]) -> Watermark:

@@ -30,6 +30,9 @@ class WatermarkStore:
     task that is cleared or retried, a backfill) adds to it under a third key just what it handled itself; of that
     key, all values count.
 
+    What a Dag run handled itself lies beside all that, under a fourth key in that run alone: it must not count as
+    handled for a later or second try of the run's own first task.
+
     :param marking_task: id of the task that marks
     :param key: the consumer's key
     :param asset: an asset among the inlets of the task; None for XCom
@@ -52,8 +55,14 @@ class WatermarkStore:
             merged = merged.merge(Watermark.from_json(value))
         return merged
 
+    def read_earlier(self) -> Watermark:
+        """Return what was handled by other Dag runs than this one."""
+        return self.read().without(self._own())
+
     def add(self, news: Watermark) -> None:
         """Add what is handled now."""
+        # First, so that there is no moment at which it would count as somebody else's.
+        self._ti.xcom_push(key=self._own_key, value=self._own().merge(news).to_json())
         store = self._state_store()
         if store is not None:
             store.set(self.key, self.read().merge(news).to_json())
@@ -62,6 +71,11 @@ class WatermarkStore:
         else:
             dated = self.context["dag_run"].logical_date is not None
             self._ti.xcom_push(key=self._cumulative(dated), value=self.read().merge(news).to_json())
+
+    def _own(self) -> Watermark:
+        """Return what this Dag run handled; a marking task that starts again begins anew."""
+        value = self._ti.xcom_pull(key=self._own_key, task_ids=self.marking_task, map_indexes=-1)
+        return Watermark() if value is None else Watermark.from_json(value)
 
     def _earlier(self) -> Iterator[dict[str, Any]]:
         """Yield what this and earlier runs wrote."""
@@ -89,6 +103,10 @@ class WatermarkStore:
 
     def _cumulative(self, dated: bool) -> str:
         return self.key if dated else f"{self.key}_undated"
+
+    @property
+    def _own_key(self) -> str:
+        return f"{self.key}_own"
 
     @property
     def _again(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from airflow_uc_models.conditions import (
     AliasedModelVersion,
     Condition,
+    FoundAlready,
     Met,
     NewModelVersion,
     NewRegisteredModel,
@@ -51,6 +52,10 @@ def evaluate(registry: Registry, condition: Condition, looked: Looked | None = N
         return (yield from _tagged_model_version(registry, condition))
     if isinstance(condition, AliasedModelVersion):
         return (yield from _aliased_model_version(registry, condition))
+    if isinstance(condition, FoundAlready):
+        name, number = condition.model_name, condition.version
+        found = yield from (_model(registry, name) if number is None else version_if_there(registry, name, number))
+        return condition.decide(found)
     if isinstance(condition, NewRegisteredModel):
         return (yield from _new_registered_model(registry, condition))
     raise TypeError(f"No facts are known for {type(condition).__name__}")

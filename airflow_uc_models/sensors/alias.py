@@ -33,7 +33,8 @@ class RegisteredModelAliasSensor(RegistrySensor):
 
     A look sees where the alias points at that moment. An alias that was moved and moved back between two looks, or
     between two Dag runs, has not moved. Clearing a task forgets what it handled itself, as ModelVersionSensor does:
-    what counts are runs before this one. What was handled is kept in an XCom of this task's own, per model, alias
+    what counts are runs before this one. Of two tries at once, the later one returns the version that the earlier one
+    found. What was handled is kept in an XCom of this task's own, per model, alias
     and connection (and per map index). In ``mode="reschedule"`` before Airflow 3.3 another run that ends meanwhile
     counts, too.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_uc_models.compat import AirflowFailException, AirflowSensorTimeout, AirflowSkipException, conf
-from airflow_uc_models.conditions import Condition, Outcome, Waiting
+from airflow_uc_models.conditions import Condition, FoundAlready, Outcome, Waiting
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
@@ -19,6 +19,7 @@ from airflow_uc_models.operators.base import fail_without_retry
 from airflow_uc_models.operators.text_fields import TextFieldsMixin
 from airflow_uc_models.registry.watch import Looked, evaluate
 from airflow_uc_models.results import publish
+from airflow_uc_models.sensors.handled import FoundByAnotherTry
 from airflow_uc_models.triggers.condition import ConditionTrigger
 from airflow_uc_models.triggers.waiting_log import StoredReason, WaitingLog, timed_out
 
@@ -80,7 +81,10 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
         return ModelRegistryHook(self.registry_conn_id)
 
     def condition(self, context: Context) -> Condition:
-        """Return what to wait for; asked once per execution."""
+        """Return what to wait for; asked once per execution.
+
+        Raises: FoundByAnotherTry, where another try of this task instance has found it.
+        """
         raise NotImplementedError
 
     def remember(self, context: Context, found: dict[str, Any]) -> None:
@@ -106,7 +110,11 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
         with fail_without_retry(self.registry_conn_id):
             if self._condition is None:
                 self.check_text()
-                self._condition = self.condition(context)
+                try:
+                    self._condition = self.condition(context)
+                except FoundByAnotherTry as other:
+                    self.log.info("%s", other)
+                    self._condition = FoundAlready(other.kept["name"], other.kept.get("version"))
                 if self._condition.model_name is not None:
                     self._link_to(context, self._condition.model_name)
             if time.time() + self.poll_interval >= self._started + self.timeout:

@@ -30,6 +30,8 @@ class ModelVersionSensor(RegistrySensor):
       for abandoned and passed over.
     * Clearing a task gives the same version again: what counts are runs before this one, by logical date (or by
       when they could start, for runs without one).
+    * What a run handled never counts for the run itself. Two tries of one task at once, as a scheduler can start them
+      after a crash or a race, return the same version: the later one takes what the earlier one found.
     * Runs that wait side by side get the same version. Set ``max_active_runs=1`` on the Dag, or
       ``depends_on_past=True``, for one version per run.
     * Filters look at the tags and the alias of the moment. A version that is tagged only after a newer one was

@@ -36,6 +36,13 @@ class Consumer(Sense):
 
     def mark_again(self, result, **options):
         """Run the marking task of a run once more, as after a clear, with all the run's work succeeded by now."""
+        return self._again(result, MARK, options).task_state(MARK)
+
+    def list_again(self, result, **options):
+        """Run the listing task of a run once more, as after a clear, and return the numbers that it lists."""
+        return self.took(self._again(result, PENDING, options))
+
+    def _again(self, result, task_id, options):
         from airflow.models.dagrun import DagRun
         from airflow.models.taskinstance import TaskInstance, clear_task_instances
         from airflow.sdk.definitions.dag import _run_task
@@ -48,11 +55,11 @@ class Consumer(Sense):
             tis = session.query(TaskInstance).filter_by(dag_id=dag.dag_id, run_id=result.dag_run.run_id)
             for ti in tis.filter_by(task_id="work"):  # dag.test() clears earlier runs without a logical date
                 ti.state = "success"
-            ti = session.get(TaskInstance, result.ti(MARK).id)
+            ti = session.get(TaskInstance, result.ti(task_id).id)
             clear_task_instances([ti], session, dag_run_state=False)
-            ti = session.get(TaskInstance, result.ti(MARK).id)
+            ti = session.get(TaskInstance, result.ti(task_id).id)
             ti.state, ti.try_number = "scheduled", ti.try_number + 1
             session.commit()
-            _run_task(ti=ti, task=dag.task_dict[MARK])
+            _run_task(ti=ti, task=dag.task_dict[task_id])
             session.expire_all()
-            return Result(session.get(DagRun, result.dag_run.id)).task_state(MARK)
+            return Result(session.get(DagRun, result.dag_run.id))

@@ -41,6 +41,14 @@ def test_nothing_handled_is_forgotten_but_of_models_that_are_gone(a, b):
             assert handled.versions <= merged.of(name, handled.created_at)
 
 
+@given(WATERMARKS, WATERMARKS)
+def test_what_one_knows_and_the_other_does_not(a, b):
+    rest = a.without(b)
+    for name, handled in a.models.items():
+        assert rest.of(name, handled.created_at) == handled.versions - b.of(name, handled.created_at)
+    assert rest.merge(a) == a
+
+
 def test_a_model_that_was_made_again_has_nothing_handled():
     old = Watermark({"c.s.m": Handled(1, frozenset({1, 2, 3}))})
     new = Watermark({"c.s.m": Handled(2, frozenset({1}))})
