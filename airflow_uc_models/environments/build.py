@@ -24,6 +24,9 @@ from airflow_uc_models.exceptions import InvalidArgumentError, ModelEnvironmentE
 log = logging.getLogger(__name__)
 
 _LAST_LINES = 15
+_MLFLOWS = {"mlflow", "mlflow-skinny"}
+_UP_TO = ("==", "===", "<", "<=", "~=")
+_WITH_PKG_RESOURCES = "setuptools<81"
 # What a model's process and a build do not see. Also: where this process takes its own packages from.
 _OF_THE_TASK = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "MLFLOW_", "DATABRICKS_", "PYTHON", "VIRTUAL_ENV", "CONDA_")
 # Ends with the task, even if that is killed; a model's process does so by itself.
@@ -52,13 +55,22 @@ class Builder:
     @property
     def lines(self) -> list[str]:
         """All that is to be installed: what the model asks for, and what its process speaks with."""
-        lines = list(self.requirements.lines)
-        names = {name_of(line) for line in lines}
-        if not names & {"mlflow", "mlflow-skinny"}:
-            lines.append(f"mlflow=={metadata.version('mlflow')}")
-        if "pyarrow" not in names:
-            lines.append("pyarrow")
-        return lines
+        return [*self.requirements.lines, *self._added]
+
+    @property
+    def _added(self) -> list[str]:
+        names = {name_of(line) for line in self.requirements.lines}
+        lines = [] if names & _MLFLOWS else [f"mlflow=={metadata.version('mlflow')}"]
+        return lines if "pyarrow" in names else [*lines, "pyarrow"]
+
+    @property
+    def _before(self) -> list[str]:
+        """What is installed first: as mlflow does, pip, setuptools and wheel as they were where the model was made."""
+        lines = [line for line in self.requirements.build if line != "setuptools"]
+        has_setuptools = any(name_of(line) == "setuptools" for line in [*lines, *self.requirements.lines])
+        if has_setuptools or not any(map(_needs_pkg_resources, self.requirements.lines)):
+            return list(self.requirements.build)
+        return [*lines, _WITH_PKG_RESOURCES]
 
     @property
     def key(self) -> str:
@@ -69,8 +81,10 @@ class Builder:
             "manager": self.manager,
             "python": platform.python_version() if is_own else asked.python_minor,
             "machine": f"{sys.platform} {platform.machine()}",
-            "lines": sorted({*(line for line in self.lines if not line.startswith("/")), *asked.digests}),
+            "lines": sorted({*(line for line in self.lines if not _is_of_model(line)), *asked.digests}),
             "constraints": asked.constraints,
+            "options": [option for option in asked.options if not _is_of_model(option)],
+            "before": self._before,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return f"py{asked.python_minor}-{digest[:20]}"
@@ -90,28 +104,44 @@ class Builder:
 
     def _commands(self, place: Path) -> list[list[str]]:
         python = str(place / "bin" / "python")
-        files = [str(arg) for pair in self._files(place) for arg in pair]
         if self.manager == "uv":
             uv = str(uv_program())
             asked = self.requirements.python_minor
             base = sys.executable if asked == minor(platform.python_version()) else asked
-            return [
-                [uv, "venv", "--quiet", "--allow-existing", "--python", base, str(place)],
-                [uv, "pip", "install", "--python", python, *files],
-            ]
+            create = [uv, "venv", "--quiet", "--allow-existing", "--python", base, str(place)]
+            install = [uv, "pip", "install", "--python", python]
+            if any(option.startswith("--extra-index-url") for option in self.requirements.options):
+                install += ["--index-strategy", "unsafe-best-match"]  # as pip does, with which the model was made
+            if "--pre" in self.requirements.options:
+                install += ["--prerelease", "allow"]
+        else:
+            create = [self._interpreter(), "-m", "venv", str(place)]
+            install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        return [create, *([*install, *files] for files in self._files(place))]
+
+    def _files(self, place: Path) -> list[list[str]]:
+        """Write the files of requirements, in the order in which they are installed; return pip's options for each."""
+        place.mkdir()
+        asked = self.requirements
+        # Where one requirement has hashes, pip wants them of all in the same file.
+        is_hashed = any(" --hash=" in line for line in asked.lines)
+        steps = {"build": self._before, "requirements": asked.lines if is_hashed else self.lines}
+        if is_hashed:
+            steps["added"] = self._added
+        limits = []
+        if asked.constraints:
+            limits = ["-c", str(_written(place / "constraints.txt", asked.constraints))]
         return [
-            [self._interpreter(), "-m", "venv", str(place)],
-            [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *files],
+            ["-r", str(_written(place / f"{name}.txt", [*self._options, *lines])), *([] if name == "build" else limits)]
+            for name, lines in steps.items()
+            if lines
         ]
 
-    def _files(self, place: Path) -> list[tuple[str, Path]]:
-        place.mkdir()
-        found = [("-r", place / "requirements.txt")]
-        found[0][1].write_text("\n".join(self.lines) + "\n", encoding="utf-8")
-        if self.requirements.constraints:
-            found.append(("-c", place / "constraints.txt"))
-            found[1][1].write_text("\n".join(self.requirements.constraints) + "\n", encoding="utf-8")
-        return found
+    @property
+    def _options(self) -> list[str]:
+        """What the files say of themselves; uv is told some of it otherwise, or has no need of it."""
+        foreign = ("--pre", "--trusted-host") if self.manager == "uv" else ()
+        return [option for option in self.requirements.options if not option.startswith(foreign)]
 
     def _interpreter(self) -> str:
         asked = self.requirements.python_minor
@@ -155,6 +185,29 @@ class Builder:
                 f"{process.returncode}. Where packages come from is set by this worker's own uv and pip settings. Its "
                 f"last lines:\n{last}"
             )
+
+
+def _written(file: Path, lines: Sequence[str]) -> Path:
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def _is_of_model(line: str) -> bool:
+    """Whether a line names a file among the model's, which lie elsewhere each time."""
+    return line.startswith("/") or " /" in line or "file:///" in line
+
+
+def _needs_pkg_resources(line: str) -> bool:
+    """Whether a requirement is an mlflow that imports setuptools' pkg_resources without asking for setuptools."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        wanted = Requirement(line.partition(" --hash")[0])
+        newest = [Version(s.version.removesuffix(".*")) for s in wanted.specifier if s.operator in _UP_TO]
+    except (InvalidRequirement, InvalidVersion):
+        return False
+    return name_of(line) in _MLFLOWS and any(version < Version("2.16") for version in newest)
 
 
 def uv_program() -> Path:

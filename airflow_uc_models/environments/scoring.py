@@ -127,7 +127,9 @@ def frame(rows: pa.RecordBatch, asked: Asked) -> Any:
 
         return np.column_stack([array.to_numpy(zero_copy_only=False) for array in rows.columns])
     # Without enforcement the model itself gets this frame and may write to it; split blocks can be read-only.
-    return rows.to_pandas(split_blocks=asked.is_enforced, maps_as_pydicts="strict")
+    has_maps = any("map<" in str(field.type) for field in rows.schema)  # the pyarrow of mlflow before 2.8 has no option
+    options = {"maps_as_pydicts": "strict"} if has_maps else {}
+    return rows.to_pandas(split_blocks=asked.is_enforced, **options)
 
 
 def _predictions(predict: Callable[[Any], Any], rows: pa.RecordBatch, asked: Asked) -> pa.RecordBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -107,17 +108,126 @@ def test_files_that_requirements_name(model):
     assert Builder("uv", read_requirements(folder, "m"), "m").key != first
 
 
-def test_indexes_are_the_workers_matter(model, caplog):
-    folder = model("--extra-index-url https://me:secret@host/simple\n-i https://host\npandas\n--trusted-host=x")
-    assert read_requirements(folder, "m").lines == ("pandas",)
-    assert "m names a package index (--extra-index-url), which is left out" in caplog.text
+def commands(folder, place, manager="uv"):
+    """What is run for a model, with the lines of each file of requirements in place of its name."""
+    builder = Builder(manager, read_requirements(folder, "m"), "m")
+    return [
+        [Path(arg).read_text().splitlines() if arg.endswith(".txt") else arg for arg in command]
+        for command in builder._commands(place)
+    ]
+
+
+@pytest.mark.parametrize("manager", ["uv", "virtualenv"])
+def test_options_of_requirements_are_followed(model, manager, tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = model(
+        "--extra-index-url https://me:secret@host/simple\n-i https://host\npandas\n--find-links=./wheels\n"
+        "--only-binary=:all:\n--pre\n--trusted-host=x\n--require-hashes",
+        python=HERE,
+    )
+    (folder / "wheels").mkdir()
+    found = commands(folder, tmp_path / "place", manager)[-1]
+    lines = next(arg for arg in found if isinstance(arg, list))
+    assert lines[:4] == [
+        "--extra-index-url https://me:secret@host/simple",
+        "-i https://host",
+        f"--find-links {folder}/wheels",
+        "--only-binary :all:",
+    ]
+    # What uv does not know in a file, it is told otherwise.
+    assert ("--pre" in lines, "--trusted-host x" in lines) == ((manager == "virtualenv",) * 2)
+    assert (found[-4:-2] == ["--prerelease", "allow"], "unsafe-best-match" in found) == ((manager == "uv",) * 2)
+    assert "m has its packages installed with --extra-index-url https://***@host/simple" in caplog.text
     assert "secret" not in caplog.text
+    assert (
+        Builder(manager, read_requirements(model("pandas"), "m"), "m").key
+        != Builder(manager, read_requirements(model("-i https://host\npandas"), "m"), "m").key
+    )
+
+
+def test_hashes_are_checked_and_what_we_add_has_none(model, tmp_path):
+    folder = model("pandas==2.2 \\\n  --hash=sha256:b \\\n  --hash sha256:a\n")
+    files = [next(arg for arg in c if isinstance(arg, list)) for c in commands(folder, tmp_path / "place")[1:]]
+    assert files == [["pandas==2.2 --hash=sha256:a --hash=sha256:b"], [f"mlflow=={MLFLOW}", "pyarrow"]]
+
+
+def test_packages_among_the_models_files(model):
+    folder = model(
+        "-e code/tool\ncode/lib-1-py3-none-any.whl[x]\nother @ file:./code/lib-1-py3-none-any.whl\n-r deep/more.txt\n"
+        "-e git+https://host/x.git@v1#egg=x\npywin32; sys_platform == 'win32'"
+    )
+    (folder / "code" / "tool").mkdir(parents=True)
+    (folder / "code" / "tool" / "pyproject.toml").write_text("[project]")
+    (folder / "code" / "lib-1-py3-none-any.whl").write_bytes(b"1")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "more.txt").write_text("-rbeside.txt\n-c limits.txt\n")
+    (folder / "deep" / "beside.txt").write_text("pandas")
+    (folder / "deep" / "limits.txt").write_text("numpy<99")
+    found = read_requirements(folder, "m")
+    assert set(found.lines) == {
+        f"{folder}/code/tool",
+        f"{folder}/code/lib-1-py3-none-any.whl[x]",
+        f"other @ file://{folder}/code/lib-1-py3-none-any.whl",
+        "git+https://host/x.git@v1#egg=x",
+        "pandas",
+        'pywin32; sys_platform == "win32"',
+    }
+    assert found.constraints == ("numpy<99",)
+    key = Builder("uv", found, "m").key
+    (folder / "code" / "tool" / "pyproject.toml").write_text("[project]\nname = 'tool'")
+    assert Builder("uv", read_requirements(folder, "m"), "m").key != key
+
+
+OLD = "mlflow==2.14.3\npandas"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "build", "first"),
+    [
+        ("pandas", ["pip==24.0", "setuptools==69.5.1", "wheel==0.43.0"], None),
+        (OLD, ["pip==24.0", "setuptools==69.5.1"], ["pip==24.0", "setuptools==69.5.1"]),
+        # Without a version it would be one without pkg_resources, which mlflow before 2.16 imports.
+        (OLD, ["pip==24.0", "setuptools", "wheel"], ["pip==24.0", "wheel", "setuptools<81"]),
+        (OLD, [], ["setuptools<81"]),
+        ("mlflow-skinny<2.10,>=2.4", [], ["setuptools<81"]),
+        ("mlflow==2.4", [], ["setuptools<81"]),
+        ("mlflow==2.16.0", [], []),
+        ("mlflow", [], []),
+        (OLD + "\nsetuptools==75", [], []),
+    ],
+)
+@pytest.mark.parametrize("manager", ["uv", "virtualenv"])
+def test_what_the_model_was_built_with_is_installed_first(model, tmp_path, requirements, build, first, manager):
+    folder = model(requirements)
+    lines = "".join(f"\n- {line}" for line in build)
+    (folder / "python_env.yaml").write_text(
+        f"python: {HERE}\nbuild_dependencies:{lines or ' []'}\ndependencies:\n- -r requirements.txt\n"
+    )
+    files = [next(arg for arg in c if isinstance(arg, list)) for c in commands(folder, tmp_path / "place", manager)[1:]]
+    assert files[:-1] == ([build if first is None else first] if first != [] else [])
+
+
+def test_mlmodel_says_how_the_files_are_called(model):
+    folder = model("pandas", python="3.99.1", mine__yaml=f"python: {HERE}\ndependencies:\n- numpy<99\n- scipy\n")
+    (folder / "MLmodel").write_text("flavors: {python_function: {env: {conda: c.yaml, virtualenv: mine.yaml}}}")
+    found = read_requirements(folder, "m")
+    assert (found.python, found.lines) == (HERE, ("numpy<99", "scipy"))
+    (folder / "MLmodel").write_text("flavors: {python_function: {env: conda2.yaml}}")  # before mlflow 2
+    (folder / "python_env.yaml").unlink()
+    (folder / "requirements.txt").unlink()
+    (folder / "conda2.yaml").write_text(CONDA)
+    found = read_requirements(folder, "m")
+    assert (found.python, found.lines, found.build) == ("3.11.2", ("pandas==2.2", "scikit-learn"), ("pip<=24",))
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("-e .", "is an option that a model cannot have"),
+        ("-e .", "is no file of the model"),
+        ("--target=/x", "is an option that a model cannot have"),
+        ("pandas --config-settings=a=b", "has an option that a model cannot have"),
+        ("numpy @ file:///croot/numpy_1", "is no file of the model"),
+        ("-f ../wheels", "is no file of the model"),
         ("-r missing.txt", "is no file of the model"),
         ("-r ../outside.txt", "is no file of the model"),
         ("-r https://host/x.txt", "is no file of the model"),
