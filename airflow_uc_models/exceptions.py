@@ -10,6 +10,8 @@
     |-- ModelContentError             the model itself: no MLmodel, no signature, wrong columns
     |-- ModelEnvironmentError         the environment of the model's packages could not be built or started
     |-- InputDataError                the rows to score: missing, unreadable, values of another type
+    |-- OutputError                   a place to write to: no permission, no space, no folder
+    |   `-- OutputUnavailableError    the same, for a failure that may pass
     |-- PredictionError               the model failed on rows, or gave something that is no prediction for each
     |-- AliasConflictError            an alias did not point where it had to
     |-- ModelVersionFailedError       a version ended in FAILED_REGISTRATION
@@ -87,6 +89,16 @@ class ModelEnvironmentError(UCModelsError):
 
 class InputDataError(UCModelsError):
     """The rows to score are missing, unreadable, or hold values of another type."""
+
+
+class OutputError(UCModelsError):
+    """What is to be written cannot be: a missing permission, a full disk, a file where a folder must be."""
+
+
+class OutputUnavailableError(OutputError):
+    """The place to write to did not answer, or refused in a way that may pass."""
+
+    permanent = False
 
 
 class PredictionError(UCModelsError):

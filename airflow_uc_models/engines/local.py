@@ -24,7 +24,7 @@ from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.intake import Taken
 from airflow_uc_models.engines.job import ENV_MANAGERS
 from airflow_uc_models.engines.local_plan import Plan, plan_of
-from airflow_uc_models.engines.outputs import BadRows, Sink, bad_rows_file, output_file
+from airflow_uc_models.engines.outputs import BadRows, Sink, bad_rows_file, expect_writable, output_file
 from airflow_uc_models.engines.paths import Location, new_file, remove_unfinished
 from airflow_uc_models.engines.runners import (
     InProcess,
@@ -86,6 +86,7 @@ class LocalEngine:
         _workers(job)
         if job.env_manager == UV:
             uv_program()
+        expect_writable(job)
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
         """Download the version, compare its signature with the input, score, and leave no model files behind."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +13,7 @@ from airflow_uc_models.engines.job import REASON_COLUMN, InferenceJob
 from airflow_uc_models.engines.paths import Location, new_file
 from airflow_uc_models.engines.tables import Part
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.writing import expect_writable_folder, expect_writable_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +33,16 @@ def output_file(job: InferenceJob) -> Location:
 def bad_rows_file(job: InferenceJob) -> Location:
     """Return the file to which rows go that are put aside."""
     return Location.parse(_file(job, job.bad_rows_output))
+
+
+def expect_writable(job: InferenceJob) -> None:
+    """Raise OutputError if the output, or that of bad rows, cannot be written; neither is touched."""
+    for target in (output_file(job), bad_rows_file(job))[: 1 + job.quarantines]:
+        prefix = f".{target.name}.{job.key[:12]}-"  # what a killed try leaves is removed like its unfinished output
+        if target.is_local:
+            expect_writable_folder(Path(target.parent), target.shown, prefix)
+        else:
+            expect_writable_store(target.fs, target.parent, target.shown, prefix)
 
 
 def _file(job: InferenceJob, output: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_uc_models.compat import AirflowNotFoundException
 from airflow_uc_models.exceptions import ConnectionConfigError, InputDataError, InvalidArgumentError
 
 _LOCAL = ("file", "local")
@@ -45,6 +46,10 @@ class Location:
         try:
             path = ObjectStoragePath(text)
             return cls(text, path.fs, str(path.path).rstrip("/"), is_local=False)
+        except AirflowNotFoundException:
+            raise ConnectionConfigError(
+                f"{text} names an Airflow connection that does not exist. Create it, or leave out what is before the @."
+            ) from None
         except ValueError as error:
             raise ConnectionConfigError(
                 f"{text} cannot be opened: {error}. Install the Airflow provider that serves {scheme}://."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, M
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.scratch import scratch_folder
+from airflow_uc_models.writing import expect_writable_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +81,7 @@ class SparkEngine:
             raise InvalidArgumentError(
                 "env_manager='uv' needs the command uv on the PATH of this worker, where mlflow looks for it."
             )
+        _expect_writable(job)
 
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
         """Download the version, compare its signature with the input, and let Spark score."""
@@ -135,6 +138,22 @@ class SparkEngine:
             spark_job.clean(spark, self._params)
         except Exception as error:
             log.warning("The unfinished output stays until the next try: %s", error)
+
+
+def _expect_writable(job: InferenceJob) -> None:
+    """Try the folders around the outputs, where Spark writes to this worker's disk."""
+    remote = any(job.options.get(name) for name in (*REMOTE_WAYS, "session"))
+    if remote or is_table(job.output) or not str(job.options.get("master") or "local").startswith("local"):
+        return
+    active = getattr(sys.modules.get("pyspark.sql"), "SparkSession", None)
+    session = active.getActiveSession() if active else None
+    if session is not None and not _is_here(session):
+        return
+    for place in (job.output, job.bad_rows_output)[: 1 + job.quarantines]:
+        location = place.removeprefix("file:").rstrip("/")
+        if "://" not in place or place.startswith("file://"):
+            folder = Path(f"/{location.lstrip('/')}" if place.startswith("file:") else location).absolute()
+            expect_writable_folder(folder.parent, place)
 
 
 def _check_remote(job: InferenceJob) -> None:

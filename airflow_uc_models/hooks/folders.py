@@ -10,6 +10,7 @@ from airflow_uc_models.exceptions import ConflictError, InvalidArgumentError, Mo
 from airflow_uc_models.hooks.artifacts import MLMODEL, download_version
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.scratch import scratch_folder
+from airflow_uc_models.writing import expect_writable_folder, expect_writable_store, writing
 
 
 def download_to(hook: ModelRegistryHook, version: ModelVersion, destination: str) -> str:
@@ -27,6 +28,7 @@ def download_to(hook: ModelRegistryHook, version: ModelVersion, destination: str
 def _to_folder(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> str:
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / MLMODEL).is_file())):
         raise InvalidArgumentError(f"{folder} exists and holds no model; it was left alone. Give another destination.")
+    expect_writable_folder(folder.parent, str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder("download", folder.parent) as scratch:
         fetched = download_version(hook, version, scratch / "new")
@@ -44,6 +46,9 @@ def _to_object_store(hook: ModelRegistryHook, version: ModelVersion, uri: str) -
         filesystem = target.fs
     except ValueError as error:  # no provider for this scheme
         raise InvalidArgumentError(f"destination {uri!r} can't be written: {error}.") from error
+    with writing(uri):
+        target.mkdir(parents=True, exist_ok=True)
+    expect_writable_store(filesystem, target.path, uri)
     with scratch_folder("model") as scratch:
         fetched = download_version(hook, version, scratch / "new")
         # MLmodel last: a folder without it is no model, so an interrupted upload is not taken for one.

@@ -20,6 +20,7 @@ from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import task_key
 from airflow_uc_models.results import publish
 from airflow_uc_models.scratch import scratch_of_task
+from airflow_uc_models.writing import full_disk
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -40,8 +41,13 @@ def fail_without_retry(conn_id: str | None = None) -> Generator[None, None, None
     except UCModelsError as error:
         if conn_id is not None:
             error.used(f"connection {conn_id!r}")
-        if error.permanent:
-            raise AirflowFailException(str(error)) from error
+        full = full_disk(error)
+        if full or error.permanent:
+            raise AirflowFailException(str(full or error)) from error
+        raise
+    except Exception as error:
+        if full := full_disk(error):
+            raise AirflowFailException(str(full)) from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""Template fields that hold text: the text that was written, also in Dags that render templates as native objects."""
+"""Template fields: text stays text, also in Dags that render templates as native objects; a bad template fails once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
+from airflow_uc_models.compat import AirflowFailException
 from airflow_uc_models.exceptions import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class TextFieldsMixin(BaseOperator):
     ``True`` and ``None`` become what they spell. No field here wants that: numbers and switches are read from text. So
     text is rendered as in other Dags. Native stay objects that a template consists of, such as
     ``{{ params.columns }}``, and in fields of lists and dicts the text of one.
+
+    A template that cannot be rendered fails the task without retry, with a message that names its field.
     """
 
     # Template field -> its parameter, where the two have different names.
@@ -45,6 +48,21 @@ class TextFieldsMixin(BaseOperator):
         if self._is_text(content):
             return nodes[0] if is_object and (nodes[0] is None or isinstance(nodes[0], _CONTAINERS)) else text
         return nodes[0] if is_object else _container_of(text)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        # Airflow calls this one for mapped tasks, too, so that operators can override it.
+        from jinja2 import TemplateError
+
+        for field in template_fields:
+            try:
+                super()._do_render_template_fields(parent, [field], context, jinja_env, seen_oids)
+            except (TemplateError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
+                raise AirflowFailException(
+                    f"The template of {field!r} cannot be rendered: {type(error).__name__}: {error}. Correct it in the "
+                    "Dag; the log above shows the template."
+                ) from error
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Check the fields again, which are rendered anew."""

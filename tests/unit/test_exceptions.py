@@ -52,6 +52,7 @@ def test_what_a_retry_can_mend_is_not_permanent() -> None:
     assert passing == {
         "ConflictError",
         "ModelEnvironmentError",
+        "OutputUnavailableError",
         "PredictionError",
         "RegistryUnavailableError",
         "UnknownEffectError",
