@@ -23,7 +23,7 @@ from support.models import add_version, log_model
 from airflow_uc_models.engines import InferenceJob, spark_sessions
 from airflow_uc_models.engines import spark as spark_engine
 from airflow_uc_models.engines.spark import SparkEngine
-from airflow_uc_models.exceptions import InvalidArgumentError, PredictionError
+from airflow_uc_models.exceptions import InvalidArgumentError, ModelContentError, PredictionError
 from airflow_uc_models.operators.inference import BatchInferenceOperator
 
 pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
@@ -238,6 +238,20 @@ def test_cancelling_ends_the_job_and_removes_what_it_wrote(spark, version, tmp_p
     assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
     thread.join(30)
     assert len(raised) == 1
+
+
+@pytest.mark.parametrize("on_bad_rows", ["fail", "quarantine"])
+def test_a_model_that_cannot_be_loaded_is_told_and_not_retried(spark, version, tmp_path, on_bad_rows):
+    broken = version(TRIPLES, [ColSpec("double", "x")], [ColSpec("double")])
+    mlmodel = tmp_path / "model" / "MLmodel"
+    mlmodel.write_text(
+        mlmodel.read_text().replace("loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: no_such_loader")
+    )
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "in.parquet")
+    work = job(input=str(tmp_path / "in.parquet"), output=str(tmp_path / "out"), on_bad_rows=on_bad_rows)
+    with pytest.raises(ModelContentError, match=r"models:/a\.b\.c/1 cannot be loaded.*no_such_loader"):
+        SparkEngine().start(work, None, broken)
+    assert not (tmp_path / "out").exists()
 
 
 ALONE = """

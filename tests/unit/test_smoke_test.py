@@ -12,6 +12,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 from airflow_uc_models.environments.trials import smoke_test
+from airflow_uc_models.exceptions import ModelEnvironmentError
 from airflow_uc_models.operators.trials import smoke_test_problem
 from airflow_uc_models.signatures import Signature
 
@@ -102,3 +103,13 @@ def test_a_model_that_cannot_be_loaded():
     answer = smoke_test(Unloadable(), {}, ())
     expected = "the model cannot be loaded in its environment: ModuleNotFoundError: No module named 'theirs'"
     assert smoke_test_problem(answer, None) == expected
+
+
+def test_a_passing_fault_while_the_model_is_loaded_is_no_verdict():
+    class Unloadable:
+        @property
+        def pyfunc(self):
+            raise ModelEnvironmentError("models:/a.b.c/1 could not be loaded: MemoryError")
+
+    with pytest.raises(ModelEnvironmentError):
+        smoke_test(Unloadable(), {}, ())

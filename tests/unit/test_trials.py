@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import sqlite3
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ from airflow_uc_models.exceptions import (
     InputDataError,
     InvalidArgumentError,
     ModelContentError,
+    ModelEnvironmentError,
+    PredictionError,
     RegistryUnavailableError,
     UnsupportedOperationError,
 )
@@ -311,16 +314,37 @@ def test_what_only_mlflow_measures_is_not_taken_from_the_log(model_type, name, i
     assert not_measured([MetricRule(name, min=0)], asked, {}) == ({name} if is_left_out else set())
 
 
-def test_what_was_not_measured_is_unknown_though_the_training_logged_it():
+def measured(answer):
+    """The facts that come of an evaluation, over those that were logged."""
     policy = PromotionPolicy(metrics=[MetricRule("roc_auc", min=0), RULE], evaluation=Evaluation(**ASKED))
     trials = Trials(None, policy)
     given = {"name": "a.parquet", "rows": 9, "evaluation": policy.evaluation, "given_to": lambda *_: ([], {})}
     trials.__dict__["data"] = SimpleNamespace(**given)
-    answer = SimpleNamespace(head={"metrics": {"accuracy_score": 0.5}, "slices": {}})
-    process = SimpleNamespace(submit=lambda *_: SimpleNamespace(result=lambda: answer))
+    process = SimpleNamespace(submit=lambda *_: answer)
     logged = Facts(metrics={"roc_auc": 0.99, "accuracy_score": 0.9, "profit": 1})
-    facts = trials._measured(process, SimpleNamespace(uri="models:/a.b.c/1"), logged, None)
-    assert facts.metrics == {"accuracy_score": 0.5, "profit": 1}
+    return trials._measured(process, SimpleNamespace(uri="models:/a.b.c/1"), logged, None)
+
+
+def test_what_was_not_measured_is_unknown_though_the_training_logged_it():
+    answer = Future()
+    answer.set_result(SimpleNamespace(head={"metrics": {"accuracy_score": 0.5}, "slices": {}}))
+    assert measured(answer).metrics == {"accuracy_score": 0.5, "profit": 1}
+
+
+@pytest.mark.parametrize("error", [ModelContentError, PredictionError])
+def test_a_model_that_cannot_be_loaded_or_fails_on_the_data_is_refused(error):
+    answer = Future()
+    answer.set_exception(error("models:/a.b.c/1 cannot be loaded: KeyError"))
+    facts = measured(answer)
+    assert facts.metrics == {}
+    assert "which failed: models:/a.b.c/1 cannot be loaded: KeyError" in facts.metrics_from
+
+
+def test_a_passing_fault_while_a_model_is_loaded_is_no_verdict():
+    answer = Future()
+    answer.set_exception(ModelEnvironmentError("memory"))
+    with pytest.raises(ModelEnvironmentError):
+        measured(answer)
 
 
 def signature(*outputs):
