@@ -4,6 +4,9 @@ BIN := .venv/bin
 DEMO_HOME ?= .demo
 # mlflow: an MLflow server; databricks: Unity Catalog in an emulated workspace
 REGISTRY ?= mlflow
+comma := ,
+# Bytecode is written when a module is first imported: compiling all of them beforehand takes longer than it saves.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes of `make test`; each has servers of its own.
 TEST_WORKERS ?= 2
 
@@ -13,18 +16,29 @@ TEST_WORKERS ?= 2
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-.venv/installed: pyproject.toml constraints.txt
+# Called with the extra and the file that says that it is there.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing Airflow, MLflow and this package into .venv ..."
+	@echo "Installing $(2) into .venv ($(3)) ..."
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(1)]'
 	@touch $@
+endef
 
-demo: .venv/installed ## Run the story on a local MLflow server and Airflow, no account needed
+# All that the demo needs.
+.venv/demo: pyproject.toml constraints.txt
+	$(call install,demo,Airflow$(comma) MLflow and PostgreSQL,0.9 GB)
+
+# And all that tests, checks and benchmarks need: Spark, a browser's driver, linters, types.
+.venv/installed: pyproject.toml constraints.txt
+	$(call install,dev,Airflow$(comma) MLflow$(comma) Spark and the tools for tests,1.7 GB)
+	@touch .venv/demo
+
+demo: .venv/demo ## Run the story on a local MLflow server and Airflow, no account needed
 	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --registry "$(REGISTRY)"
 
-ui: .venv/installed ## Leave Airflow and MLflow running, with the example Dags loaded
+ui: .venv/demo ## Leave Airflow and MLflow running, with the example Dags loaded
 	@$(BIN)/python -m scripts.demo --home "$(DEMO_HOME)" --registry "$(REGISTRY)" --ui
 
 test: .venv/installed ## Run all tests but the soaks

@@ -4,7 +4,7 @@ A watcher in the triggerer polls the schema and makes an asset event for each ve
 starts the Dag.
 
 An asset event is a wake-up, not a message. Airflow starts one run for a burst of events, and gives it only the first
-of them; with ``max_active_runs=1``, runs for events that come meanwhile are not made one by one either. So the first
+of them; with `max_active_runs=1`, runs for events that come meanwhile are not made one by one either. So the first
 task does not look at the event. It asks the registry which versions this Dag has not handled yet, and lists them all;
 the last task marks those whose check succeeded. A version that failed, or that a killed run never reached, is listed
 again by the next run. Versions that were made while Airflow was down are found in the same way.
@@ -14,7 +14,7 @@ a partition of a second asset, and a Dag that is scheduled on partitions runs on
 its second and its third task hands the same versions on again, so checking twice must do no harm.
 
 Assets cannot read a Dag's params. Which schema is watched is said by environment variables of Airflow's processes:
-``MODEL_REGISTRY_CONN_ID``, ``MODEL_REGISTRY_SCHEMA`` (``catalog.schema``) and ``MODEL_REGISTRY_POLL_SECONDS``.
+`MODEL_REGISTRY_CONN_ID`, `MODEL_REGISTRY_SCHEMA` (`catalog.schema`) and `MODEL_REGISTRY_POLL_SECONDS`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from datetime import timedelta
 from typing import Any
 
 import airflow.sdk
-from airflow.sdk import DAG, Asset, task
+from airflow.sdk import DAG, Asset, Param, task
 
 from airflow_uc_models.assets import watched_model_asset
 from airflow_uc_models.operators import MarkModelVersionsHandledOperator, PendingModelVersionsOperator
-from airflow_uc_models.triggering_events import model_event
+from airflow_uc_models.triggering_events import model_events
 
 CONN_ID = os.environ.get("MODEL_REGISTRY_CONN_ID", "mlflow_default")
 SCHEMA = os.environ.get("MODEL_REGISTRY_SCHEMA", "dev.ml_team")
@@ -116,15 +116,22 @@ if hasattr(airflow.sdk, "PartitionedAtRuntime"):  # Airflow 3.3: only from there
         description="Check one version.",
         schedule=PartitionedAssetTimetable(assets=versions),
         max_active_runs=4,
+        # For runs that are started by hand; the others know their version from their partition.
+        params={
+            "model_name": Param(f"{SCHEMA}.breast_cancer", type="string", description="Model of the version to check."),
+            "version": Param(1, type="integer", minimum=1, description="The version to check."),
+        },
         **options,
     ) as version_dag:
 
         @task
-        def check_version() -> str:
+        def check_version(params: dict[str, Any] | None = None) -> str:
             """Check the version that this run was started for."""
-            event = model_event()
-            assert event.version is not None
-            return smoke_test(event.model_name, event.version)
+            for event in model_events():
+                assert event.version is not None
+                return smoke_test(event.model_name, event.version)
+            assert params is not None  # started by hand
+            return smoke_test(params["model_name"], params["version"])
 
         check_version()
 # [END relay]

@@ -2,11 +2,11 @@
 
 Three Dags, of which a team takes the one that fits:
 
-* ``example_manual_approval`` asks in Airflow. It validates the version, shows model, metrics, verdict and links under
-  "Required Actions", and promotes from ``dev`` to ``prod`` once somebody approves. Who did, and when, become tags.
-* ``example_manual_approval_by_tag`` waits for the tag that the approval task of a Databricks deployment job looks for,
+* `example_manual_approval` asks in Airflow. It validates the version, shows model, metrics, verdict and links under
+  "Required Actions", and promotes from `dev` to `prod` once somebody approves. Who did, and when, become tags.
+* `example_manual_approval_by_tag` waits for the tag that the approval task of a Databricks deployment job looks for,
   whoever sets it and wherever, and promotes then.
-* ``example_manual_approval_deployment_job`` asks in Airflow and sets that tag, so that a deployment job goes on.
+* `example_manual_approval_deployment_job` asks in Airflow and sets that tag, so that a deployment job goes on.
 
 A rejection fails the run, and so does no answer in time. Nothing was moved then: the champion stays.
 """
@@ -33,7 +33,7 @@ VERSION = "{{ params.version }}"
 APPROVAL_TASK = "approval_check"
 
 # [START policy]
-POLICY = PromotionPolicy(metrics=[MetricRule("accuracy", min=0.8, min_gain=0.0)])
+POLICY = PromotionPolicy(metrics=[MetricRule("roc_auc", min=0.8, min_gain=0.0)])
 # [END policy]
 
 PLACES = {
@@ -42,9 +42,13 @@ PLACES = {
     "schema": Param("ml_team", type="string", description="Schema of the model in each catalog."),
     "model": Param("breast_cancer", type="string", description="Name of the model in the schema."),
 }
-PROD = {"prod_catalog": Param("prod", type="string", description="Catalog to promote to.")}
-NEWEST = {"version": Param(None, type=["null", "integer"], minimum=1, description="By default the newest.")}
-ONE = {"version": Param(type="integer", minimum=1, description="The version to approve.")}
+PROD = {"prod_catalog": Param("prod", type="string", description="Catalog to which the version is promoted.")}
+NEWEST = {
+    "version": Param(
+        None, type=["null", "integer"], minimum=1, description="The version to approve; by default the newest."
+    )
+}
+ONE = {"version": Param(1, type="integer", minimum=1, description="The version to approve.")}
 
 OPTIONS: dict[str, Any] = {
     "doc_md": __doc__,

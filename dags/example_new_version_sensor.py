@@ -1,6 +1,6 @@
 """Start work whenever another team registers a version of a model.
 
-Unity Catalog has no registry webhooks; this Dag takes their place. It is always listening: ``@continuous`` starts the
+Unity Catalog has no registry webhooks; this Dag takes their place. It is always listening: `@continuous` starts the
 next run as soon as one ends, and the sensor waits in the triggerer, without a worker. Each run takes one version, the
 oldest that no earlier run of this Dag has handled, so versions that are registered in quick succession, or while
 Airflow is down, are all handled, in order.
@@ -38,8 +38,8 @@ with DAG(
     max_consecutive_failed_dag_runs=5,
     params={
         "registry_conn_id": Param(CONN_ID, type="string", description="Connection of the model registry."),
-        "dev_catalog": Param("dev", type="string"),
-        "schema": Param("ml_team", type="string", description="Schema of the model."),
+        "dev_catalog": Param("dev", type="string", description="Catalog in which new versions are registered."),
+        "schema": Param("ml_team", type="string", description="Schema of the model in that catalog."),
         "model": Param("breast_cancer", type="string", description="Name of the model in the schema."),
     },
     default_args={"registry_conn_id": "{{ params.registry_conn_id }}"},

@@ -1,22 +1,22 @@
 """Do what webhooks of the Workspace Model Registry did: tell an HTTP receiver what happens in a schema of models.
 
 One Dag per kind of webhook. Each ends in an HTTP call with the body that the webhook had, signed as it was, so that the
-receiver stays as it is; a Slack webhook shows the ``text`` of it. The receiver is a connection,
-``MODEL_WEBHOOK_CONN_ID``: ``host`` is its whole address, ``password`` the shared secret, extra ``authorization`` what
+receiver stays as it is; a Slack webhook shows the `text` of it. The receiver is a connection,
+`MODEL_WEBHOOK_CONN_ID`: `host` is its whole address, `password` the shared secret, extra `authorization` what
 goes into that header. Airflow keeps the three out of its logs, as the address of a Slack webhook is a secret, too.
 
-New versions are listed by ``PendingModelVersionsOperator``: none is passed over, whatever happened to Airflow
+New versions are listed by `PendingModelVersionsOperator`: none is passed over, whatever happened to Airflow
 meanwhile. Moves of aliases, tags and new models leave nothing behind in the registry that could be listed, but each
 became an asset event when the watcher saw it. Airflow gives a run only the first event of a burst, so the task reads
 the asset's events itself and sends those that it has not sent yet; it keeps those it has sent in the asset's state.
 Before Airflow 3.3 there is no such state, and it sends what its run was given: the others of a burst are sent with the
 next event.
 
-A receiver may get something twice: when a task is killed between the call and noting it. ``key`` is the same then.
+A receiver may get something twice: when a task is killed between the call and noting it. `key` is the same then.
 What a receiver refuses holds up what came later to the same Dag, and is sent again by its next run.
 
 To try a receiver, start one of the Dags for tags, aliases or models by hand, with a conf such as
-``{"kind": "model_version_alias.created", "model_name": "prod.ml_team.fraud", "version": 3, "alias": "Champion"}``.
+`{"kind": "model_version_alias.created", "model_name": "prod.ml_team.fraud", "version": 3, "alias": "Champion"}`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Take the champion back to the version it was before, check it, and write down why.
 
 Start it by hand when the model in production turns out to be wrong. The alias goes back along its own recorded
-history: by one step, by several, or to a version that you name. Consumers that load ``models:/...@Champion`` get the
+history: by one step, by several, or to a version that you name. Consumers that load `models:/...@Champion` get the
 earlier version from their next load on. What was rolled back from stays where it is, with the reason as a tag.
 """
 
@@ -31,12 +31,25 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     params={
-        "reason": Param(type="string", minLength=3, description="Why; it becomes a tag of the version rolled back."),
-        "steps": Param(None, type=["null", "integer"], minimum=1, description="How many moves to take back: 1."),
-        "to_version": Param(None, type=["null", "integer"], minimum=1, description="Or the version to go back to."),
+        # Without a default, so that whoever rolls back says why.
+        "reason": Param(
+            type="string", minLength=3, description="Why; it becomes a tag of the version that is rolled back."
+        ),
+        "steps": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="How many moves of the alias to take back; by default one.",
+        ),
+        "to_version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="Instead of steps: an earlier version to go back to.",
+        ),
         "registry_conn_id": Param(CONN_ID, type="string", description="Connection of the model registry."),
-        "prod_catalog": Param("prod", type="string"),
-        "schema": Param("ml_team", type="string", description="Schema of the model."),
+        "prod_catalog": Param("prod", type="string", description="Catalog whose champion is rolled back."),
+        "schema": Param("ml_team", type="string", description="Schema of the model in that catalog."),
         "model": Param("breast_cancer", type="string", description="Name of the model in the schema."),
         "alias": Param("Champion", type="string", description="The alias that consumers load by."),
     },

@@ -1,18 +1,18 @@
 """Train a model, judge it against the champion, promote it, score with the champion.
 
-The story, from left to right:
+1. `train` fits a model on the breast cancer data that scikit-learn ships; `register` puts it into the `dev` catalog.
+2. `validate` compares it with the champion: the version in `prod` that has the alias `Champion`.
+3. If it is better, `copy_to_staging` and `copy_to_prod` copy it, `set_champion` moves the alias to the copy, and
+   `note_promotion` writes down why.
+4. If it is not, `keep_champion` says why. The run succeeds all the same: a refusal is a result, not a failure.
+5. Either way, `score` scores the new data with whichever version is the champion then.
 
-    train >> register >> validate >> copy_to_staging >> copy_to_prod >> set_champion >> note_promotion >> score
-                                  >> keep_champion                                                     >> score
+`register` and `set_champion` emit asset events for the model that the params name, so other Dags can be scheduled on
+the asset aliases `example_candidate` and `example_champion`.
 
-A model is trained on the breast cancer data that scikit-learn ships and registered in the ``dev`` catalog. If it
-beats the model that has the alias ``Champion`` in ``prod``, it is copied through ``staging`` to ``prod`` and becomes
-the champion. If not, nothing is promoted and the run ends green all the same: a refusal is a result, not a failure.
-Either way the new data is scored with whoever is the champion then.
-
-Everything that differs between places is a param, so the file runs unchanged on Databricks: set ``registry_conn_id``
-to a ``databricks`` connection, the catalogs and the schema to yours, and ``data_folder`` to a place that all workers
-reach, such as ``s3://aws_default@bucket/folder``.
+Everything that differs between places is a param, so the file runs unchanged on Databricks: set `registry_conn_id` to
+a `databricks` connection, the catalogs and the schema to yours, and `data_folder` to a place that all workers reach,
+such as `s3://aws_default@bucket/folder`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, ObjectStoragePath, Param, task
+from airflow.sdk import DAG, AssetAlias, ObjectStoragePath, Param, task
 
 from airflow_uc_models.operators import (
     BatchInferenceOperator,
@@ -60,9 +60,9 @@ POLICY = PromotionPolicy(
 
 PARAMS = {
     "registry_conn_id": Param(CONN_ID, type="string", description="Connection of the model registry."),
-    "dev_catalog": Param("dev", type="string"),
-    "staging_catalog": Param("staging", type="string"),
-    "prod_catalog": Param("prod", type="string"),
+    "dev_catalog": Param("dev", type="string", description="Catalog in which candidates are registered."),
+    "staging_catalog": Param("staging", type="string", description="Catalog between dev and prod."),
+    "prod_catalog": Param("prod", type="string", description="Catalog with the champion."),
     "schema": Param("ml_team", type="string", description="Schema of the model in each catalog."),
     "model": Param("breast_cancer", type="string", description="Name of the model in the schema."),
     "experiment": Param("/Shared/breast_cancer", type="string", description="MLflow experiment of the training."),
@@ -152,6 +152,8 @@ with DAG(
         model_name=DEV,
         model_uri=trained["model_uri"],
         description="A forest of {{ params.n_estimators }} trees of depth {{ params.max_depth }}.",
+        # Which model it is depends on the params, so the outlet is an alias, which becomes the model's asset.
+        outlets=[AssetAlias("example_candidate")],
     )
     validate = BranchOnModelValidationOperator(
         task_id="validate",
@@ -182,6 +184,7 @@ with DAG(
         version=released.output["version"],
         # Only if the champion is still the one that the candidate has beaten; 0: only if there is still none.
         expected_version=f"{{{{ ({VERDICT}['champion'] or {{}}).get('version', 0) }}}}",
+        outlets=[AssetAlias("example_champion")],
     )
     note_promotion = SetModelVersionTagsOperator(
         task_id="note_promotion",

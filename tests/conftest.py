@@ -147,6 +147,7 @@ def model_name(request: pytest.FixtureRequest) -> str:
 _ROWS = (
     ("stack/test_killed_workers.py", "stack/test_secrets.py", "stack/test_approval_in_browser.py"),
     ("test_demo.py",),
+    ("test_demo_databricks.py",),
     ("engines/test_spark.py", "engines/test_spark_job.py"),
     ("operators/test_databricks_faults.py",),
     ("stack/test_example_watchers.py",),

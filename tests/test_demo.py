@@ -12,16 +12,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from support.airflow_database import rows
+from support.demo_examples import run_all_with_defaults, signed_in, why
 
 from scripts.demo.databases import database_of
 from scripts.demo.home import Home
+from scripts.demo.ports import Ports
 from scripts.demo.processes import Processes
-from scripts.demo.settings import Ports
 
 ROOT = Path(__file__).parents[1]
 DEV, PROD = "dev.ml_team.breast_cancer", "prod.ml_team.breast_cancer"
@@ -46,11 +49,11 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 class Demo:
     """A running demo and all that it has started."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
         self.output = home.parent / f"output-{time.monotonic_ns()}.txt"
         with self.output.open("wb") as output:
             self.process = psutil.Popen(
-                [sys.executable, "-m", "scripts.demo", "--home", str(home)],
+                [sys.executable, "-m", "scripts.demo", "--home", str(home), *options],
                 cwd=ROOT,
                 env={**os.environ, **HOSTILE, "HOME": str(home.parent)},
                 stdout=output,
@@ -62,16 +65,17 @@ class Demo:
         return self.output.read_text()
 
     def await_text(self, text: str) -> None:
+        self.await_true(lambda: text in self.text)
+
+    def await_true(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 300
-        while text not in self.text:
+        while not condition():
             assert self.process.poll() is None, self.text
             assert time.monotonic() < deadline, self.text
             time.sleep(0.1)
 
     def descendants(self) -> list[psutil.Process]:
-        found = self.process.children(recursive=True)
-        assert len(found) >= 6, "MLflow, API server, scheduler, Dag processor, triggerer and their children"
-        return found
+        return self.process.children(recursive=True)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,7 @@ def left_by_a_killed_demo(home, bystander):
     demo = Demo(home)
     demo.await_text(READY)
     left = demo.descendants()
+    assert len(left) >= 6, "MLflow, PostgreSQL, API server, scheduler, Dag processor, triggerer and their children"
     demo.process.kill()
     demo.process.wait()
     assert all(process.is_running() for process in left)
@@ -128,17 +133,17 @@ def gone(processes):
 
 def test_ctrl_c_stops_everything_it_started(start, home, left_by_a_killed_demo, bystander):
     demo = start()
-    demo.await_text(READY)
+    demo.await_text("that an earlier demo left here")
     stopped = re.search(r"Stopped (\d+) process\(es\) that an earlier demo left here", demo.text)
     assert stopped, demo.text
     assert int(stopped[1]) >= 6  # their number changes all the time: they start children, and these end
     assert gone(left_by_a_killed_demo)
 
-    demo.await_text("1. The first model")
     second = run_demo(home)
     assert second.returncode == 1
     assert f"Another demo (process {demo.process.pid}) is running" in second.stdout
 
+    demo.await_true(lambda: len(demo.descendants()) >= 6)
     running = demo.descendants()
     demo.process.send_signal(signal.SIGINT)
     assert demo.process.wait(40) == 128 + signal.SIGINT
@@ -176,7 +181,7 @@ def test_the_story_is_told(played):
         (1, 2),
         (2, 1),
     ]
-    assert any("against the champion's" in reason for reason in summary["runs"][1]["reasons"])
+    assert any("champion 0.9" in reason for reason in summary["runs"][1]["reasons"])
     assert summary["sensed_versions"] == [1, 2, 3]
     for run in summary["runs"]:
         assert run["story"] in demo.text.partition("What the registry says now")[2]
@@ -247,6 +252,58 @@ def test_airflow_ran_what_was_told_and_loaded_every_dag(database):
         ("example_train_validate_promote_infer", "success", 3),
     ]
     assert {run[1] for run in runs} <= {"success", "running"}, "the sensor's Dag goes on listening"
+
+
+def test_an_approval_is_left_open(played):
+    assert played[2]["open_approval"] == "demo_approval"
+
+
+@pytest.fixture(scope="module")
+def ui(played, home):
+    """`make ui` after that demo, and what the runs of it have kept as links."""
+    ports = (home / "ports.json").read_text()
+    demo = Demo(home, "--ui")
+    demo.await_text("Ctrl-C stops everything")
+    assert (home / "ports.json").read_text() == ports
+    api = signed_in(demo.text)
+    yield demo, api
+    api.close()
+    if demo.process.is_running():
+        demo.process.terminate()
+        demo.process.wait(60)
+
+
+TRAINED_RUN = ("example_train_validate_promote_infer", "demo_3_better")
+
+
+def test_links_of_the_demos_runs_lead_to_pages(ui):
+    _, api = ui
+    for task_id in ("register", "copy_to_prod", "set_champion"):
+        link = api.xcom(*TRAINED_RUN, task_id, "model_version_url")
+        page = httpx.get(link.partition("#")[0], trust_env=False, follow_redirects=True)
+        assert page.status_code == 200, link
+
+
+def test_the_test_button_works(ui):
+    _, api = ui
+    registry = {"connection_id": "tried", "conn_type": "mlflow", "host": mlflow_url(ui)}
+    answer = api._answer("POST", "/api/v2/connections/test", json=registry)
+    assert answer["status"] is True, answer
+
+
+def mlflow_url(ui) -> str:
+    return re.search(r"MLflow +(http://\S+)", ui[0].text)[1]
+
+
+def test_every_example_runs_with_its_defaults_and_ctrl_c_ends_it_all(ui):
+    demo, api = ui
+    assert "waits for your approval" in demo.text
+    states = run_all_with_defaults(api)
+    assert set(states.values()) == {"success", "waiting"}, why(api, states)
+    running = demo.descendants()
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(60) == 0
+    assert gone(running)
 
 
 def test_only_the_owner_reads_its_secrets(played, home):

@@ -15,8 +15,8 @@ from scripts.demo import databases
 from scripts.demo.databases import Postgres, Sqlite, database_of
 from scripts.demo.errors import DemoError
 from scripts.demo.home import Home
+from scripts.demo.ports import Ports
 from scripts.demo.processes import Processes
-from scripts.demo.settings import Ports
 
 
 def await_(condition, what):

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from airflow_uc_models.emulator.cloud import Cloud
+from airflow_uc_models.emulator.explorer import Explorer
 from airflow_uc_models.emulator.files import Files
 from airflow_uc_models.emulator.governance import Governance
 from airflow_uc_models.emulator.jobs import Jobs
@@ -23,7 +24,10 @@ from airflow_uc_models.emulator.storage import Storage
 from airflow_uc_models.emulator.tracking import Tracking
 from airflow_uc_models.emulator.workspace import Workspace
 
-GROUPS = (OAuth, Legacy, Native, Governance, Files, Storage, Cloud, NotebookRoutes, Jobs, Statements, Serving, Tracking)
+GROUPS = (
+    *(OAuth, Legacy, Native, Governance, Files, Storage, Cloud, NotebookRoutes, Jobs, Statements, Serving),
+    *(Explorer, Tracking),
+)
 # Whether these take a personal access token as a password nobody outside has seen.
 _BEARER_ONLY = ("/api/2.0/fs/", "/api/2.0/mlflow/", "/api/3.0/mlflow/")
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

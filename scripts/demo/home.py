@@ -32,6 +32,7 @@ class Home:
         self.logs = self.root / "logs"
         self.data = self.root / "data"
         self.summary = self.root / "summary.json"
+        self.ports = self.root / "ports.json"
 
     @property
     def tracking_uri(self) -> str:
@@ -71,14 +72,14 @@ class Home:
             (folder / _OURS).touch()
         self.airflow.chmod(0o700)  # passwords and keys
 
-    def is_complete(self) -> bool:
-        """Whether a demo on this registry got as far as running here, so that its databases can be used again."""
+    def is_complete(self, database: str) -> bool:
+        """Whether a demo got as far as running here, on this registry and this database, so that it can go on."""
         mark = self.airflow / _COMPLETE
-        return mark.exists() and mark.read_text() == self.registry
+        return mark.exists() and mark.read_text() == f"{self.registry} {database}"
 
-    def mark_complete(self) -> None:
+    def mark_complete(self, database: str) -> None:
         """Note that everything in the folder is made."""
-        (self.airflow / _COMPLETE).write_text(self.registry)
+        (self.airflow / _COMPLETE).write_text(f"{self.registry} {database}")
 
     def secret(self, name: str) -> str:
         """Return a secret that was drawn for this folder and stays the same in it."""

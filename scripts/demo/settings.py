@@ -6,62 +6,20 @@ import base64
 import hashlib
 import json
 import os
-import random
-import socket
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from configparser import RawConfigParser
-from dataclasses import dataclass, fields
 from pathlib import Path
 
-from scripts.demo.errors import DemoError
 from scripts.demo.home import Home, write_private
+from scripts.demo.ports import Ports
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 REGISTRIES = ("mlflow", "databricks")
 USER = "admin"
 _FOREIGN = ("AIRFLOW", "_AIRFLOW", "MLFLOW", "_MLFLOW", "DATABRICKS", "PYTHONPATH", "PYTHONHOME", "GUNICORN", "UVICORN")
-_FOREIGN += ("PG",)  # of PostgreSQL's clients
+_FOREIGN += ("PG", "PYTHONDONTWRITEBYTECODE")  # of PostgreSQL's clients; and without bytecode all starts take longer
 _LOOPBACK = "127.0.0.1,localhost"
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Loopback ports: of the MLflow server, the workspace, Airflow's API server, its two log servers, its database."""
-
-    mlflow: int
-    workspace: int
-    airflow: int
-    worker_logs: int
-    trigger_logs: int
-    database: int
-
-    @classmethod
-    def free(cls, *, mlflow: Iterable[int] = (), airflow: Iterable[int] = ()) -> Ports:
-        """Choose free ports, these if they are free."""
-        taken: set[int] = set()
-        preferred = {"mlflow": mlflow, "airflow": airflow}
-        return cls(**{f.name: _free(taken, preferred.get(f.name, ())) for f in fields(cls)})
-
-
-def _free(taken: set[int], preferred: Iterable[int] = ()) -> int:
-    # Below the ranges from which systems draw ports for outgoing connections: none of those can slip in before the
-    # server that gets this port has bound it.
-    for port in (*preferred, *random.sample(range(20_000, 32_000), 200)):
-        if port not in taken and _is_free(port):
-            taken.add(port)
-            return port
-    raise DemoError("No free port was found between 20000 and 32000.")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def forget_callers_settings(environment: MutableMapping[str, str]) -> None:
@@ -77,7 +35,8 @@ def forget_callers_settings(environment: MutableMapping[str, str]) -> None:
 def airflow_environment(home: Home, ports: Ports) -> dict[str, str]:
     """Return the variables that make a command talk to the demo's Airflow."""
     connections: dict[str, dict[str, str]] = {
-        "mlflow_default": {"conn_type": "mlflow", "host": f"http://127.0.0.1:{ports.mlflow}"}
+        "mlflow_default": {"conn_type": "mlflow", "host": f"http://127.0.0.1:{ports.mlflow}"},
+        "model_webhook": {"conn_type": "http", "host": f"http://127.0.0.1:{ports.receiver}"},
     }
     if home.registry == "databricks":
         address = f"http://127.0.0.1:{ports.workspace}"
@@ -104,6 +63,10 @@ def write_airflow_config(home: Home, ports: Ports, database_url: str) -> None:
         "core": {
             "dags_folder": DAGS,
             "load_examples": False,
+            # What takes long here takes long because the machine is busy: no reason to give up.
+            "dagbag_import_timeout": 300,
+            # The button in the forms of connections.
+            "test_connection": "Enabled",
             # The Dags of the story shall run when they are asked to; the sensor's listens from the start.
             "dags_are_paused_at_creation": False,
             "executor": "LocalExecutor",
@@ -128,11 +91,15 @@ def write_airflow_config(home: Home, ports: Ports, database_url: str) -> None:
             "trigger_log_server_port": ports.trigger_logs,
         },
         # One user on one machine: look for work more often than a big installation would.
-        "scheduler": {"scheduler_idle_sleep_time": 0.2},
+        "scheduler": {"scheduler_idle_sleep_time": 0.2, "scheduler_health_check_threshold": 120},
+        "triggerer": {"triggerer_health_check_threshold": 120},
+        "workers": {"execution_api_timeout": 60},
         "dag_processor": {
             "dag_bundle_storage_path": home.airflow / "bundles",
             "parsing_processes": 1,
             "refresh_interval": 30,
+            "dag_file_processor_timeout": 600,
+            "health_check_threshold": 120,
         },
         "usage_data_collection": {"enabled": False},
     }

@@ -18,13 +18,15 @@ from scripts.demo.stack import Stack
 
 DEV, PROD = "dev.ml_team.breast_cancer", "prod.ml_team.breast_cancer"
 CHAMPION = "Champion"
-TRAIN_DAG, ROLLBACK_DAG, SENSOR_DAG = (
+TRAIN_DAG, ROLLBACK_DAG, SENSOR_DAG, APPROVAL_DAG = (
     "example_train_validate_promote_infer",
     "example_rollback",
     "example_new_version_sensor",
+    "example_manual_approval",
 )
-DAG_IDS = {TRAIN_DAG, ROLLBACK_DAG, SENSOR_DAG}
-_RUN_TIMEOUT, _SENSOR_TIMEOUT = 600.0, 120.0
+DAG_IDS = {TRAIN_DAG, ROLLBACK_DAG, SENSOR_DAG, APPROVAL_DAG}
+APPROVAL_RUN = "demo_approval"
+_RUN_TIMEOUT, _SENSOR_TIMEOUT = 1800.0, 600.0
 _TOLD = {"success": "", "failed": "", "up_for_retry": "it will be tried again"}
 
 
@@ -61,6 +63,7 @@ class Story:
     report: Report
     runs: list[dict[str, Any]] = field(default_factory=list)
     sensed_versions: list[int] = field(default_factory=list)
+    open_approval: str | None = None
 
     def play(self) -> None:
         """Tell the story; DemoError as soon as something is not as told."""
@@ -70,6 +73,7 @@ class Story:
             self._train(training, importing)
         self._roll_back()
         self._listen()
+        self._ask()
 
     def summary(self) -> dict[str, Any]:
         """Return what happened, as plain JSON."""
@@ -80,6 +84,7 @@ class Story:
             "registry": self.stack.home.registry,
             "runs": self.runs,
             "sensed_versions": self.sensed_versions,
+            "open_approval": self.open_approval,
         }
 
     def _train(self, training: Training, importing: threading.Thread) -> None:
@@ -154,6 +159,20 @@ class Story:
                 self.report.say("\n".join(self._failures(SENSOR_DAG, run_id)))
         with self._as_told() as expect:
             expect("sensed_versions", seen, wanted)
+
+    def _ask(self) -> None:
+        """Leave an approval open, which `make ui` shows among the required actions."""
+        api = self.stack.api
+        api.trigger(APPROVAL_DAG, APPROVAL_RUN, {})
+        deadline = time.monotonic() + _RUN_TIMEOUT
+        with self.report.waiting("an approval is asked for"):
+            while not api.waits_for_approval(APPROVAL_DAG, APPROVAL_RUN):
+                self.stack.processes.check()
+                state = api.run_state(APPROVAL_DAG, APPROVAL_RUN)
+                if state in {"success", "failed"} or time.monotonic() > deadline:
+                    raise DemoError("\n".join(self._failures(APPROVAL_DAG, APPROVAL_RUN)))
+                time.sleep(0.5)
+        self.open_approval = APPROVAL_RUN
 
     def _head(self, story: str, detail: str) -> None:
         self.report.heading(f"{len(self.runs) + 1}. {story}")

@@ -134,7 +134,7 @@ def test_a_promotion_says_who_made_it_and_why(run_example, mlflow_server, tmp_pa
     champion = mlflow_server.client().get_model_version_by_alias(run_example.model("prod"), "Champion")
     assert champion.tags["promoted_by"] == TRAIN
     assert champion.tags["promoted_in_run"] == result.dag_run.run_id
-    assert "roc_auc is 0.98" in champion.tags["promoted_because"]
+    assert "roc_auc 0.98" in champion.tags["promoted_because"]
     table = pyarrow.parquet.read_table(tmp_path / result.dag_run.run_id / "predictions.parquet")
     assert table.num_rows == 228
     assert set(table["prediction"].to_pylist()) == {0, 1}

@@ -26,7 +26,7 @@ def dags(load_dags):
 def schema(mlflow_server):
     """A schema with one version of the model fraud."""
     schema = f"s{uuid.uuid4().hex[:8]}"
-    add_version(mlflow_server, f"dev.{schema}.fraud", log_model(mlflow_server, metrics={"accuracy": 0.9}))
+    add_version(mlflow_server, f"dev.{schema}.fraud", log_model(mlflow_server, metrics={"roc_auc": 0.9}))
     return schema
 
 

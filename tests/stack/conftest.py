@@ -14,7 +14,8 @@ from support.proxy import Proxy
 
 from airflow_uc_models.emulator import Emulator, Settings
 from scripts.demo.home import Home
-from scripts.demo.settings import Ports, airflow_environment, forget_callers_settings
+from scripts.demo.ports import Ports
+from scripts.demo.settings import airflow_environment, forget_callers_settings
 from scripts.demo.stack import Stack
 
 DAG_IDS = {"killed_register", "killed_copy", "secrets"}

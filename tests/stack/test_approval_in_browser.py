@@ -33,8 +33,8 @@ def client(stack):
     """MLflow, with what is to be approved."""
     stack.await_dags({ASK, MANY, IN_TIME})
     server = RunningServer(stack.mlflow_url)
-    for seed, accuracy in enumerate((0.85, 0.91)):
-        add_version(server, DEV, log_model(server, metrics={"accuracy": accuracy}, seed=seed))
+    for seed, roc_auc in enumerate((0.85, 0.91)):
+        add_version(server, DEV, log_model(server, metrics={"roc_auc": roc_auc}, seed=seed))
     return server.client()
 
 
@@ -136,7 +136,7 @@ def test_clicks_decide_whether_the_champion_changes(stack, client, page):
     before = datetime.now().astimezone() - timedelta(seconds=1)
     shown = answer(stack, page, 1, "Approve")
     assert f"Once approved, it becomes Champion of {PROD}" in shown
-    for said in ("accuracy >= 0.8", "accuracy 0.85, required >= 0.8", "there is no champion yet", "Awaiting"):
+    for said in ("roc_auc >= 0.8", "roc_auc 0.85, required >= 0.8", "there is no champion yet", "Awaiting"):
         assert said in shown, shown
     run = client.get_model_version(DEV, "1").run_id
     for link in (f"/#/models/{DEV}/versions/1", f"/#/runs/{run}"):
@@ -157,7 +157,7 @@ def test_clicks_decide_whether_the_champion_changes(stack, client, page):
     assert champion.tags["airflow_copied_from"].endswith(f"{DEV}/1")
 
     shown = answer(stack, page, 2, "Reject")
-    assert "accuracy 0.91, champion 0.85: gain 0.06" in shown, shown
+    assert "roc_auc 0.91, champion 0.85: gain 0.06" in shown, shown
     assert ended(stack, ASK, "version-2") == "failed"
     states = task_states(stack, ASK, "version-2")
     assert states == {

@@ -17,7 +17,8 @@ import pytest
 from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.events import ModelEvent
 from scripts.demo.home import Home
-from scripts.demo.settings import Ports, airflow_environment, forget_callers_settings
+from scripts.demo.ports import Ports
+from scripts.demo.settings import airflow_environment, forget_callers_settings
 from scripts.demo.stack import Stack
 from support.airflow_database import rows
 from support.databricks import connection_json
