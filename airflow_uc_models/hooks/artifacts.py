@@ -35,7 +35,7 @@ def version_mlmodel(hook: ModelRegistryHook, version: ModelVersion) -> dict[str,
             model_files.download(hook, version, folder, MLMODEL)
         except NotFoundError as error:
             raise ModelContentError(f"{_no_mlmodel(version.uri, is_empty=False)} ({error})") from None
-        return read_mlmodel(folder)
+        return read_mlmodel(folder, version.uri)
 
 
 def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def mlmodel_at(hook: ModelRegistryHook, artifact_uri: str) -> dict[str, Any]:
         if MLMODEL not in names:
             raise ModelContentError(_no_mlmodel(artifact_uri, is_empty=not names))
         with scratch_folder("mlmodel") as folder:
-            return read_mlmodel(Path(repository.download_artifacts(MLMODEL, str(folder))).parent)
+            return read_mlmodel(Path(repository.download_artifacts(MLMODEL, str(folder))).parent, artifact_uri)
 
 
 def version_size(hook: ModelRegistryHook, version: ModelVersion) -> int | None:
