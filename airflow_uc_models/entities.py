@@ -124,6 +124,7 @@ class Run:
     :param workspace_id: the Databricks workspace that it was read from
     :param started_at: milliseconds since the epoch
     :param experiment_id: the experiment of the run
+    :param dataset_sources: where its input datasets came from, as MLflow describes each
     """
 
     run_id: str
@@ -133,4 +134,6 @@ class Run:
     model_ids: list[str] = field(default_factory=list)
     workspace_id: str | None = None
     started_at: int | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    dataset_sources: list[dict[str, Any]] = field(default_factory=list)
     experiment_id: str | None = None

@@ -201,6 +201,8 @@ class Legacy:
     @route("POST", f"{_PREFIX}/model-versions/emit-lineage", source="mlflow/utils/_unity_catalog_utils.py")
     def emit_lineage(self, call: Call) -> None:
         """Take lineage and forget it."""
+        if not isinstance(call.need("model_version_lineage_info"), dict):
+            raise invalid("model_version_lineage_info must be an object.")
         self.catalog.version(call.principal, call.need("name"), call.need("version"))
 
     def _answer(self, name: Any, version: Version) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import ModelContentError, RegistryUnavailableError, UCModelsError
 from airflow_uc_models.hooks import model_files_databricks, model_files_open_source
 from airflow_uc_models.hooks.auth import DatabricksAuth
+from airflow_uc_models.hooks.lineage import emit_download
 from airflow_uc_models.hooks.mlflow_session import (
     as_registry_error,
     is_refused,
@@ -54,6 +55,7 @@ def download(hook: ModelRegistryHook, version: ModelVersion, folder: Path, file:
         repository.download_artifacts("", str(folder))
         _compare(progress.listed, _local_sizes(folder), f"the download of {version.uri}")
         progress.finish()
+    emit_download(hook, version)
 
 
 def sizes(hook: ModelRegistryHook, version: ModelVersion) -> dict[str, int | None]:

@@ -26,11 +26,13 @@ from airflow_uc_models.exceptions import (
 )
 from airflow_uc_models.hooks import artifacts, model_files
 from airflow_uc_models.hooks.earlier_tries import EarlierTries, Memory
+from airflow_uc_models.hooks.lineage import lineage_headers, note_on_logged_model
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.names import LocalSource, LoggedModelSource, ModelRef, ModelSource, RunSource
 from airflow_uc_models.registry import registration, shared_numbers
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.comments import COPIED_FROM_REGISTRY_TAG, COPIED_FROM_TAG, OWN_TAGS
+from airflow_uc_models.registry.lineage import with_headers
 from airflow_uc_models.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
@@ -213,16 +215,22 @@ def _create_call(
     hook: ModelRegistryHook, new: NewVersion, origin: _Origin, dependencies: Sequence[Mapping[str, str]] = ()
 ) -> Callable[[], Call[ModelVersion]]:
     description, tags = registration.keyed(hook.registry, new.key, new.description, new.tags)
-    return lambda: hook.registry.create_model_version(
-        new.name,
-        origin.source,
-        run_id=origin.run_id,
-        description=description,
-        tags=tags,
-        model_id=origin.model_id,
-        dependencies=dependencies,
-        run_workspace_id=origin.workspace_id,
-    )
+    headers = lineage_headers(hook, origin.run_id)
+
+    def create() -> Call[ModelVersion]:
+        call = hook.registry.create_model_version(
+            new.name,
+            origin.source,
+            run_id=origin.run_id,
+            description=description,
+            tags=tags,
+            model_id=origin.model_id,
+            dependencies=dependencies,
+            run_workspace_id=origin.workspace_id,
+        )
+        return with_headers(call, headers) if headers else call
+
+    return create
 
 
 def _create(hook: ModelRegistryHook, new: NewVersion, origin: _Origin) -> ModelVersion:
@@ -242,13 +250,21 @@ def _create_from_folder(
         return _create(hook, new, _Origin(f"models:/{model_id}", model_id=model_id))
     create = _create_call(hook, new, origin, artifacts.check_for_upload(folder))
     with _model_ensured(hook, new):
-        for tries_left in reversed(range(1 if hook.registry.capabilities.unique_versions else _TRIES)):
-            try:
-                return _upload(hook, folder, create, tries)
-            except ConflictError as error:
-                if not tries_left:
-                    raise
-                log.warning("Making another version: %s", error)
+        version = _uploaded_once(hook, folder, create, tries)
+    note_on_logged_model(hook, origin.model_id, version)
+    return version
+
+
+def _uploaded_once(
+    hook: ModelRegistryHook, folder: Path, create: Callable[[], Call[ModelVersion]], tries: EarlierTries
+) -> ModelVersion:
+    for tries_left in reversed(range(1 if hook.registry.capabilities.unique_versions else _TRIES)):
+        try:
+            return _upload(hook, folder, create, tries)
+        except ConflictError as error:
+            if not tries_left:
+                raise
+            log.warning("Making another version: %s", error)
     raise AssertionError("unreachable")
 
 

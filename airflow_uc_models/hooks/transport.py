@@ -307,6 +307,7 @@ class _Tries:
             "url": request.path,
             "params": None if request.params is None else dict(request.params),
             "json": None if request.json is None else dict(request.json),
+            "headers": request.headers,
             "extensions": {"repeatable": request.repeatable},
         }
 

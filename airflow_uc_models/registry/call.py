@@ -25,6 +25,7 @@ class Request:
     :param action: what is being done, in words that complete "Could not ..."
     :param needs: the privileges that the call asks for, in words that complete "It needs ..."
     :param repeatable: whether sending it twice does no harm; a create is not repeatable
+    :param headers: beside those of every request
     """
 
     method: str
@@ -34,6 +35,7 @@ class Request:
     action: str = ""
     needs: str = ""
     repeatable: bool = True
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -70,8 +71,24 @@ def run(body: Mapping[str, Any]) -> Run:
         metrics=_metrics((item.get("data") or {}).get("metrics") or []),
         model_ids=[o["model_id"] for o in sorted(outputs, key=lambda o: int(o.get("step") or 0))],
         started_at=millis(info.get("start_time")),
+        tags=_tags((item.get("data") or {}).get("tags")),
+        dataset_sources=_dataset_sources((item.get("inputs") or {}).get("dataset_inputs") or []),
         experiment_id=info.get("experiment_id"),
     )
+
+
+def _dataset_sources(inputs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Read where the input datasets of a run came from; a source that is no JSON object is left out."""
+    found = []
+    for item in inputs:
+        dataset = item.get("dataset") or {}
+        try:
+            source = json.loads(dataset.get("source") or "")
+        except ValueError:
+            continue
+        if isinstance(source, dict):
+            found.append({**source, "source_type": dataset.get("source_type")})
+    return found
 
 
 def logged_model(body: Mapping[str, Any]) -> LoggedModel:
