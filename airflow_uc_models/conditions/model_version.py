@@ -134,7 +134,7 @@ class TaggedModelVersion(Condition):
         value = version.tags.get(self.tag)
         said = f"Tag {self.tag!r} of version {version.version} of {self.model_name}"
         if not isinstance(outcome, Failed) and value in self.failed_values:
-            return Failed(UCModelsError(f"{said} is {value!r}, with which the wait was to fail."), version)
+            return Failed(UCModelsError(f"{said} is {value!r}, a failure value of this sensor."), version)
         if not isinstance(outcome, Met):
             return outcome
         if value is None:

@@ -141,6 +141,8 @@ def test_a_rejection_is_noted_and_stops_what_comes_next(approve, client, model_n
     with answering(answer) as asked:
         result = approve(**options)
     assert ("Answer by" in asked[0]["body"]) == ("response_timeout" in options)
+    assert result.output.count(f" for an approval of version 2 of {model_name}, on connection ") == 1
+    assert result.output.count(f"Rejected version 2 of {model_name}: by {by} at ") == 1
     assert (result.state, result.task_state("approve"), result.task_state("promote")) == states
     assert result.ti("approve").try_number == 1
     said = result.xcom("approve")

@@ -149,6 +149,8 @@ def test_one_model_is_promoted(dag_runner, connection, add, champion, client, sc
     assert (tags["team"], tags["promoted_by"]) == ("risk", result.dag_run.dag_id)
     assert tags["promoted_in_run"] == result.dag_run.run_id
     assert "accuracy 0.95, required >= 0.5" in tags["promoted_because"]
+    promoted = f"Promoted dev.{schema}.fraud/2: alias 'Champion' of prod.{schema}.fraud, no version -> 1, on connection"
+    assert result.output.count(promoted) == 1
 
 
 def test_what_fails_after_the_move_is_taken_back_and_models_are_independent(
