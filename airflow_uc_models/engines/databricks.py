@@ -23,6 +23,7 @@ from airflow_uc_models.engines.signature_check import check_signature
 from airflow_uc_models.engines.spark_places import VOLUMES
 from airflow_uc_models.engines.spark_script import params_of, refuse_remote_folder, script
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.environments.loading import require_pyfunc
 from airflow_uc_models.exceptions import (
     InputDataError,
     InvalidArgumentError,
@@ -92,6 +93,7 @@ class DatabricksEngine:
         settings = _Settings(job)
         self._jobs = jobs = WorkspaceJobs(hook.endpoint, settings.poll_interval)
         mlmodel = version_mlmodel(hook, version)
+        require_pyfunc(mlmodel, version.uri)
         if not is_feature_store_model(mlmodel):  # which takes keys, that no signature tells
             check_signature(mlmodel, job, version.uri)
         source = notebook_source()

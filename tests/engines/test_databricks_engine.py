@@ -357,6 +357,17 @@ def test_a_model_without_a_signature_is_refused_unless_it_may_have_none(workspac
     assert score(signature_required=False).state == "success"
 
 
+def test_a_model_without_pyfunc_is_refused_before_a_run_is_submitted(workspace, score) -> None:
+    def spacy_only(folder):
+        folder.mkdir(parents=True)
+        (folder / "MLmodel").write_text("flavors: {spacy: {spacy_version: '3.8'}}")
+
+    name = add_model(workspace, files=spacy_only)
+    result = score()
+    assert "AirflowFailException" in result.output
+    assert f"models:/{name}/1 has no flavor python_function, which is what predicts; it has: spacy" in result.output
+
+
 # -- what is shipped, run
 
 
