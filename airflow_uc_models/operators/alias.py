@@ -42,9 +42,9 @@ class SetRegisteredModelAliasOperator(_AliasOperator):
     """Point an alias to a version, creating or moving it, in such a way that the move can be rolled back.
 
     The version must be READY. The model's tag ``airflow_alias_history_<alias>`` keeps where the alias pointed
-    before, also if it was moved by hand. Each move also leaves a record,
-    ``airflow_alias_move_<id>_<alias>``, which no other task writes to. After the move the alias is read back: if somebody else moved it at the
-    same moment, the task fails. Doing it twice is the same as doing it once.
+    before, also if it was moved by hand. Each move also leaves a record, ``airflow_alias_move_<id>_<alias>``, which no
+    other task writes to. After the move the alias is read back: if somebody else moved it at the same moment, the task
+    fails. Idempotent.
 
     XCom: ``{"name", "alias", "version", "previous"}``; ``previous`` is None for a new alias.
 
