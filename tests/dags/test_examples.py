@@ -91,6 +91,20 @@ def test_params_name_every_place(dag_bag, dag_id):
         assert f"params.{name}" in text or f'"{name}"' in text.split("default_args")[1], f"{name} is not used"
 
 
+def test_every_param_says_what_it_is(dag_bag):
+    params = [(dag_id, *item) for dag_id, dag in dag_bag.dags.items() for item in dag.params.items()]
+    silent = [
+        (dag_id, name) for dag_id, name, _ in params if not dag_bag.dags[dag_id].params.get_param(name).description
+    ]
+    assert params
+    assert silent == []
+
+
+def test_the_main_example_tells_dags_that_wait_for_its_models(dag_bag):
+    outlets = {t.task_id: [o.name for o in t.outlets] for t in dag_bag.dags[TRAIN].tasks if t.outlets}
+    assert outlets == {"register": ["example_candidate"], "set_champion": ["example_champion"]}
+
+
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
 def test_doc_slices_are_closed(path):
     lines = [line.strip() for line in path.read_text().splitlines()]
