@@ -22,6 +22,7 @@
         |-- UnauthenticatedError
         |-- InvalidRequestError
         |-- ConflictError             a passing conflict, such as a concurrent write
+        |   `-- TakenOverError        another try of the same task does the work
         `-- RegistryUnavailableError  429, 5xx, timeouts and resets that outlived their retries
             `-- UnknownEffectError    the same, for a write that may or may not have happened
 
@@ -159,6 +160,10 @@ class ConflictError(RegistryError):
     """A concurrent change got in the way; trying again can help."""
 
     permanent = False
+
+
+class TakenOverError(ConflictError):
+    """Another try of the same task instance runs and does the work, or has done it."""
 
 
 class RegistryUnavailableError(RegistryError):

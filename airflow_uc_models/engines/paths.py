@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.compat import AirflowNotFoundException
-from airflow_uc_models.exceptions import ConnectionConfigError, InputDataError, InvalidArgumentError
+from airflow_uc_models.exceptions import ConnectionConfigError, InputDataError, InvalidArgumentError, TakenOverError
 
 _LOCAL = ("file", "local")
 
@@ -135,6 +135,8 @@ def new_file(target: Location, key: str) -> Iterator[Any]:
     It is written beside the target under a hidden name. What killed tries with the same key left there is removed
     first; a try that is still alive then fails to rename its file, and so cannot spoil this one's. A missing folder
     is made on the worker only: object stores need none, and some drivers would make a bucket.
+
+    Raises: TakenOverError where another try with the same key has removed the file, to write its own.
     """
     import pyarrow as pa
 
@@ -145,14 +147,23 @@ def new_file(target: Location, key: str) -> Iterator[Any]:
     try:
         with pa.OSFile(temporary, "wb") if target.is_local else target.fs.open(temporary, "wb") as file:
             yield file
-        if target.is_local:
-            Path(temporary).replace(target.path)
-        else:
-            target.fs.mv(temporary, target.path)
+        _rename(target, temporary)
     except BaseException:
         with suppress(Exception):
             target.fs.rm_file(temporary)
         raise
+
+
+def _rename(target: Location, temporary: str) -> None:
+    try:
+        if target.is_local:
+            Path(temporary).replace(target.path)
+        else:
+            target.fs.mv(temporary, target.path)
+    except FileNotFoundError as error:
+        raise TakenOverError(
+            f"{target.shown} was not written: another try of this task runs at the same time and writes it."
+        ) from error
 
 
 def remove_unfinished(target: Location, key: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import ModelContentError, NotFoundError
+from airflow_uc_models.exceptions import ModelContentError, NotFoundError, TakenOverError
 from airflow_uc_models.hooks import model_files
 from airflow_uc_models.hooks.mlflow_session import mlflow_errors, mlflow_session, renew_session
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
@@ -175,11 +175,44 @@ def upload_logged_model(hook: ModelRegistryHook, folder: Path, name: str, key: s
         try:
             client.log_model_artifacts(made.model_id, str(folder))
             client.finalize_logged_model(made.model_id, "READY")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception) and not _is_there(client, made.model_id):
+                return _of_other_try(client, experiment_id, key, str(made.model_id))
             with suppress(Exception):
                 client.delete_logged_model(made.model_id)
             raise
         return str(made.model_id)
+
+
+def delete_logged_model(hook: ModelRegistryHook, model_id: str) -> None:
+    """Delete a logged model of which no version was made."""
+    with mlflow_session(hook), mlflow_errors(f"delete logged model {model_id}", hook.endpoint):
+        from mlflow import MlflowClient
+
+        MlflowClient().delete_logged_model(model_id)
+
+
+def _is_there(client: MlflowClient, model_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        return bool(error.error_code != "RESOURCE_DOES_NOT_EXIST")
+    return True
+
+
+def _of_other_try(client: MlflowClient, experiment_id: str, key: str, model_id: str) -> str:
+    """Return the logged model that another try of the same task finished; raise if it has not finished yet."""
+    found = client.search_logged_models([experiment_id], filter_string=f"tags.{TASK_KEY_TAG} = '{key}'")
+    for model in found:
+        if str(model.status) == "READY":
+            return str(model.model_id)
+    others = ", ".join(str(model.model_id) for model in found) or "still to come"
+    raise TakenOverError(
+        f"Logged model {model_id} is not finished: another try of this task runs at the same time and has deleted it, "
+        f"to make its own instead: {others}."
+    )
 
 
 def check_for_upload(folder: Path) -> list[dict[str, str]]:

@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from airflow_uc_models.entities import ModelVersion
-from airflow_uc_models.exceptions import NotFoundError
+from airflow_uc_models.exceptions import NotFoundError, TakenOverError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry import registration
 from airflow_uc_models.registry.call import Call
+from airflow_uc_models.registry.comments import TAKEN_OVER_TAG
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -122,12 +123,46 @@ class EarlierTries:
         return pending
 
     def settle_after(self, made: ModelVersion) -> ModelVersion:
-        """Return the version to keep, now that this one is finished: the lowest, where tries raced."""
+        """Return the version to keep, now that this one is finished: the lowest, where tries raced.
+
+        Raises: TakenOverError where another try deletes this one.
+        """
         if not self._asks_each:
-            return self._run(registration.settle(self._hook.registry, self._name, self._key, since=self._since)) or made
-        others = [v.version for v in self._listed() if v.version > (self._floor or 0) and self._is_candidate(v)]
-        found = self._own(self._ask(sorted({*others, made.version}, reverse=True)))
+            settled = self._run(registration.settle(self._hook.registry, self._name, self._key, since=self._since))
+            if settled is None:
+                self.expect_own(made)
+            return settled or made
+        found = self._after(made)
+        mine = next((version for version in found if version.version == made.version), None)
+        if mine is None or TAKEN_OVER_TAG in mine.tags:
+            raise self._taken_over(made, found)
         return self._keep(found) or made
+
+    def expect_own(self, made: ModelVersion) -> None:
+        """Raise TakenOverError if another try of the task has deleted this version, or is about to."""
+        if self._run(registration.is_taken_over(self._hook.registry, made)):
+            raise self._taken_over(made, self._after(made))
+
+    def finished(self, made: ModelVersion) -> ModelVersion | None:
+        """Return the version that another try has finished instead of this one, None if there is none yet."""
+        there = self._after(made)
+        return next((version for version in there if version.is_ready and TAKEN_OVER_TAG not in version.tags), None)
+
+    def _after(self, made: ModelVersion) -> list[ModelVersion]:
+        """Return what tries of this task have made since this one began, oldest first."""
+        if not self._asks_each:
+            find = registration.find_by_task_key(self._hook.registry, self._name, self._key, since=self._since)
+            return self._run(find)
+        others = [v.version for v in self._listed() if v.version > (self._floor or 0) and self._is_candidate(v)]
+        return self._own(self._ask(sorted({*others, made.version}, reverse=True)))
+
+    @staticmethod
+    def _taken_over(made: ModelVersion, found: Sequence[ModelVersion]) -> TakenOverError:
+        others = ", ".join(f"{v.uri} ({v.status})" for v in found if v.version != made.version)
+        return TakenOverError(
+            f"{made.uri} is not finished: another try of this task runs at the same time and has deleted it, to make "
+            f"its own instead: {others or 'still to come'}."
+        )
 
     def _listed(self) -> list[ModelVersion]:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from airflow_uc_models.entities import PENDING_REGISTRATION, ModelVersion
@@ -11,6 +13,8 @@ from airflow_uc_models.hooks.artifacts import MLMODEL, download_version
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.scratch import scratch_folder
 from airflow_uc_models.writing import expect_writable_folder, expect_writable_store, writing
+
+_RENAMES = 10
 
 
 def download_to(hook: ModelRegistryHook, version: ModelVersion, destination: str) -> str:
@@ -32,10 +36,24 @@ def _to_folder(hook: ModelRegistryHook, version: ModelVersion, folder: Path) -> 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder("download", folder.parent) as scratch:
         fetched = download_version(hook, version, scratch / "new")
-        if folder.exists():
-            folder.rename(scratch / "old")
-        fetched.rename(folder)
+        _replace(folder, fetched, scratch)
     return str(folder)
+
+
+def _replace(folder: Path, new: Path, scratch: Path) -> None:
+    """Put a whole folder in the place of another one, also while somebody else does the same."""
+    for attempt in range(_RENAMES):
+        with suppress(FileNotFoundError):
+            folder.rename(scratch / f"old{attempt}")
+        try:
+            new.rename(folder)
+        except OSError as error:
+            # Somebody else's new one has come between the two renames, and is moved away, too.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    raise ConflictError(f"{folder} could not be replaced: other tasks write there all the time.")
 
 
 def _to_object_store(hook: ModelRegistryHook, version: ModelVersion, uri: str) -> str:

@@ -7,7 +7,6 @@ and leave nothing half-made: a registered model that only they created goes agai
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,15 +20,15 @@ from airflow_uc_models.exceptions import (
     ModelContentError,
     ModelVersionFailedError,
     NotFoundError,
-    RegistryUnavailableError,
-    UCModelsError,
+    TakenOverError,
 )
-from airflow_uc_models.hooks import artifacts, model_files
+from airflow_uc_models.hooks import artifacts
 from airflow_uc_models.hooks.earlier_tries import EarlierTries, Memory
 from airflow_uc_models.hooks.lineage import lineage_headers, note_on_logged_model
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.uploads import clean_quietly, upload
 from airflow_uc_models.names import LocalSource, LoggedModelSource, ModelRef, ModelSource, RunSource
-from airflow_uc_models.registry import registration, shared_numbers
+from airflow_uc_models.registry import registration
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.comments import COPIED_FROM_REGISTRY_TAG, COPIED_FROM_TAG, OWN_TAGS
 from airflow_uc_models.registry.lineage import with_headers
@@ -37,8 +36,6 @@ from airflow_uc_models.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
-_CLEAN_SECONDS = 10.0
-_READY_SECONDS = 300.0  # as long as MlflowClient waits
 _TRIES = 3  # where a version number can turn out to be somebody else's, too
 
 
@@ -217,7 +214,7 @@ def _create_call(
     description, tags = registration.keyed(hook.registry, new.key, new.description, new.tags)
     headers = lineage_headers(hook, origin.run_id)
 
-    def create() -> Call[ModelVersion]:
+    def once() -> Call[ModelVersion]:
         call = hook.registry.create_model_version(
             new.name,
             origin.source,
@@ -229,6 +226,14 @@ def _create_call(
             run_workspace_id=origin.workspace_id,
         )
         return with_headers(call, headers) if headers else call
+
+    def create() -> Call[ModelVersion]:
+        try:
+            return (yield from once())
+        except NotFoundError:
+            # Another try of this task, whose version failed, may have taken the model away that it had made.
+            yield from registration.ensure_registered_model(hook.registry, new.name, new.key)
+            return (yield from once())
 
     return create
 
@@ -247,7 +252,11 @@ def _create_from_folder(
 ) -> ModelVersion:
     if not hook.registry.capabilities.uploads:
         model_id = artifacts.upload_logged_model(hook, folder, new.name, new.key)
-        return _create(hook, new, _Origin(f"models:/{model_id}", model_id=model_id))
+        version = _create(hook, new, _Origin(f"models:/{model_id}", model_id=model_id))
+        if version.model_id not in (None, model_id):
+            log.info("Deleting logged model %s: another try of this task made %s", model_id, version.uri)
+            artifacts.delete_logged_model(hook, model_id)
+        return version
     create = _create_call(hook, new, origin, artifacts.check_for_upload(folder))
     with _model_ensured(hook, new):
         version = _uploaded_once(hook, folder, create, tries)
@@ -259,8 +268,14 @@ def _uploaded_once(
     hook: ModelRegistryHook, folder: Path, create: Callable[[], Call[ModelVersion]], tries: EarlierTries
 ) -> ModelVersion:
     for tries_left in reversed(range(1 if hook.registry.capabilities.unique_versions else _TRIES)):
+        pending = tries.create(create)
         try:
-            return _upload(hook, folder, create, tries)
+            return upload(hook, folder, pending, tries)
+        except TakenOverError as lost:
+            if not (finished := tries.finished(pending)):
+                raise
+            log.warning("%s It is %s", lost, finished.uri)
+            return finished
         except ConflictError as error:
             if not tries_left:
                 raise
@@ -268,68 +283,19 @@ def _uploaded_once(
     raise AssertionError("unreachable")
 
 
-def _upload(
-    hook: ModelRegistryHook, folder: Path, create: Callable[[], Call[ModelVersion]], tries: EarlierTries
-) -> ModelVersion:
-    registry = hook.registry
-    pending = tries.create(create)
-    try:
-        model_files.upload(hook, pending, folder)
-    except BaseException:
-        _clean_quietly(hook, shared_numbers.delete_own(registry, pending), pending.uri)
-        raise
-    try:
-        version = hook.run(registration.finalize_version(registry, pending))
-    except RegistryUnavailableError:
-        raise  # it may have happened: the next try looks, and either takes the version or deletes it
-    except UCModelsError:
-        _clean_quietly(hook, shared_numbers.delete_own(registry, pending), pending.uri)
-        raise
-    # From here on nothing is taken back: others may have seen the version already.
-    version = _await_ready(hook, version)
-    log.debug("Created version %s of %s", version.version, version.name)
-    return tries.settle_after(version)
-
-
-def _await_ready(hook: ModelRegistryHook, version: ModelVersion) -> ModelVersion:
-    """Return the version when the registry is done with it; most are at once."""
-    deadline, wait = time.monotonic() + _READY_SECONDS, 0.2
-    while version.status == PENDING_REGISTRATION:
-        if time.monotonic() > deadline:
-            error = RegistryUnavailableError(f"{version.uri} is still {version.status} after {_READY_SECONDS:.0f} s.")
-            raise error.used(hook.endpoint.connection_label)
-        time.sleep(wait)
-        wait = min(5.0, 2 * wait)
-        version = hook.run(hook.registry.get_model_version(version.name, version.version))
-    if not version.is_ready:
-        raise ModelVersionFailedError(
-            f"{version.uri} is {version.status}: {version.status_message or 'no reason given'}"
-        ).used(hook.endpoint.connection_label)
-    return version
-
-
 @contextmanager
 def _model_ensured(hook: ModelRegistryHook, new: NewVersion) -> Generator[None, None, None]:
-    """Create the registered model where it is missing; it goes again if its first version fails."""
+    """Create the registered model where it is missing; it goes again if its first version fails.
+
+    It stays where another try of this task makes the version.
+    """
     _, made = hook.run(registration.ensure_registered_model(hook.registry, new.name, new.key))
     try:
         yield
-    except BaseException:
-        if made:
-            _clean_quietly(hook, registration.drop_if_empty(hook.registry, new.name), new.name)
+    except BaseException as error:
+        if made and not isinstance(error, TakenOverError):
+            clean_quietly(hook, registration.drop_if_empty(hook.registry, new.name), new.name)
         raise
-
-
-def _clean_quietly(hook: ModelRegistryHook, call: Call[Any], what: str) -> None:
-    """Clean up without hiding the error that made it necessary, nor waiting long for a server that is gone."""
-    transport = hook.endpoint.transport
-    patience = {key: min(getattr(transport, key), _CLEAN_SECONDS) for key in ("timeout", "max_retry_seconds")}
-    try:
-        replace(transport, **patience).run(call)
-    except NotFoundError:
-        pass
-    except UCModelsError as error:
-        log.warning("%s was left behind incomplete: %s", what, error)
 
 
 def _check_tags(hook: ModelRegistryHook, new: NewVersion) -> None:

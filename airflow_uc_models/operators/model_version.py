@@ -44,6 +44,10 @@ class RegisterModelOperator(ModelOperator):
     retry finds it instead of making a second one; an open-source Unity Catalog server has no tags, and there it is the
     last line of the description.
 
+    Two tries of the task at once, as after a worker that only seemed lost, leave one version, too: the later try
+    deletes what the earlier one is still uploading. The earlier one then returns the version of the later one or, if
+    that is not finished, fails with TakenOverError, which is retried.
+
     XCom: the model version.
 
     Raises: unknown run, logged model or folder; no MLmodel; no signature; tags, or a description too long, that the

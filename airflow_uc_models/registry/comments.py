@@ -12,6 +12,8 @@ from collections.abc import Mapping
 TASK_KEY_TAG = "airflow_task_key"
 COPIED_FROM_TAG = "airflow_copied_from"
 COPIED_FROM_REGISTRY_TAG = "airflow_copied_from_registry"
+# On a version that one try of a task is about to delete, as another try may still be uploading it.
+TAKEN_OVER_TAG = "airflow_taken_over"
 OWN_TAGS = (COPIED_FROM_TAG, COPIED_FROM_REGISTRY_TAG, TASK_KEY_TAG)
 
 _LINE = re.compile(rf"({'|'.join(OWN_TAGS)}): (\S.*)")

@@ -2,7 +2,8 @@
 
 A version carries the tag ``airflow_task_key`` from its create request on; where the registry has no tags, the last
 line of its description is ``airflow_task_key: <key>``. Whoever is about to create looks for it first, and again when
-the answer to a create got lost; when two tries raced, the lower number stays.
+the answer to a create got lost. Two tries can run at once: of finished versions the lowest number stays, and what an
+earlier try still uploads is taken over by the later one (`keep_first`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from airflow_uc_models.entities import ModelVersion, RegisteredModel
 from airflow_uc_models.exceptions import (
@@ -258,7 +260,7 @@ def finalize_version(registry: Registry, version: ModelVersion) -> Call[ModelVer
 def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[ModelVersion | None]:
     """Return the one finished version that tries of this task made, or None; whatever else they left is deleted.
 
-    What is left pending belongs to a try whose worker died: Airflow starts no second one while the first lives.
+    What is left pending belongs to a try whose worker died, or to one that runs at the same time and is overtaken.
     """
     found = yield from find_by_task_key(registry, name, key, since=since)
     first = yield from keep_first(registry, found)
@@ -268,19 +270,56 @@ def settle(registry: Registry, name: str, key: str, *, since: int = 0) -> Call[M
 
 
 def keep_first(registry: Registry, found: Sequence[ModelVersion]) -> Call[ModelVersion | None]:
-    """Return the first finished one of the versions that tries of a task made, or None; the others are deleted."""
+    """Return the first finished one of the versions that tries of a task made, or None; the others are deleted.
+
+    What is pending is a killed try's, or a live one's that still uploads it. The try that comes later wins: it deletes
+    that version and makes its own, and the other one is told so when it goes on (see `is_taken_over`).
+    """
     finished = yield from shared_numbers.finished(registry, list(found))
+    others = [version for version in found if version not in finished]
+    if not finished:
+        for version in list(others):
+            if done := (yield from _take_over(registry, version)):
+                finished.append(done)
+                others.remove(version)
     first = min(finished, key=lambda v: v.version, default=None)
-    for version in found:
-        if version is not first:
-            log.warning("Deleting %s (%s), left by another try of this task", version.uri, version.status)
-            try:
-                yield from shared_numbers.delete_own(registry, version)
-            except NotFoundError:
-                log.info("It is gone already")
-            except PermissionDeniedError as error:  # whoever may make versions need not be allowed to delete them
-                log.warning("It stays, and does no harm: %s", error)
+    for version in (*others, *(v for v in finished if v is not first)):
+        log.warning("Deleting %s (%s), left by another try of this task", version.uri, version.status)
+        try:
+            yield from shared_numbers.delete_own(registry, version)
+        except NotFoundError:
+            log.info("It is gone already")
+        except PermissionDeniedError as error:  # whoever may make versions need not be allowed to delete them
+            log.warning("It stays, and does no harm: %s", error)
+    if first is not None and comments.TAKEN_OVER_TAG in first.tags:
+        yield from registry.delete_model_version_tag(first.name, first.version, comments.TAKEN_OVER_TAG)
+        first = replace(first, tags={k: v for k, v in first.tags.items() if k != comments.TAKEN_OVER_TAG})
     return first
+
+
+def _take_over(registry: Registry, version: ModelVersion) -> Call[ModelVersion | None]:
+    """Announce that a pending version will be deleted; return it if it has become READY instead.
+
+    Its maker finalizes it, then looks for the announcement; this try makes the announcement, then looks whether it is
+    READY. So whichever way their requests are mixed, at least one of the two learns of the other. Without tags there
+    is no announcement: a version that becomes READY between this look and the delete is lost to the other try.
+    """
+    try:
+        if registry.capabilities.tags is not None:
+            yield from registry.set_model_version_tag(version.name, version.version, comments.TAKEN_OVER_TAG, "true")
+        now = yield from registry.get_model_version(version.name, version.version)
+    except NotFoundError:
+        return None
+    except PermissionDeniedError as error:
+        log.debug("Could not announce that %s is taken over: %s", version.uri, error)
+        return None
+    return now if now.is_ready and shared_numbers.is_same(now, version) else None
+
+
+def is_taken_over(registry: Registry, version: ModelVersion) -> Call[bool]:
+    """Whether another try of the same task has deleted this version, or is about to."""
+    now = yield from version_if_there(registry, version.name, version.version)
+    return now is None or not shared_numbers.is_same(now, version) or comments.TAKEN_OVER_TAG in now.tags
 
 
 def resolve(registry: Registry, reference: ModelRef) -> Call[ModelVersion]:

@@ -110,7 +110,7 @@ def _validation(**options: Any) -> Callable[[Scene], dict[str, Any]]:
     )
 
 
-_OPTIONS: dict[str, Callable[[Scene], dict[str, Any]]] = {
+OPTIONS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "CreateRegisteredModelOperator": _model(description="new"),
     "UpdateRegisteredModelOperator": _model(description="new"),
     "RenameRegisteredModelOperator": lambda s: _one(s, new_name=f"dev.ml_team.m{s.number}_renamed"),
@@ -180,7 +180,7 @@ def make(
     base = getattr(sensors if task.endswith("Sensor") else operators, task)
     kept = {"errors": errors, "seconds": {} if seconds is None else seconds}
     recording = type(f"Recording{task}", (_Recording, base), kept)
-    made = recording(**{**_OPTIONS[task](scene), **options})
+    made = recording(**{**OPTIONS[task](scene), **options})
     if isinstance(made, operators.PendingModelVersionsOperator):  # which wants to be followed by one that marks
         mark = operators.MarkModelVersionsHandledOperator(task_id=f"{made.task_id}_mark", pending=made.output)
         made >> EmptyOperator(task_id=f"{made.task_id}_work") >> mark

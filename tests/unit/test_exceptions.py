@@ -56,6 +56,7 @@ def test_what_a_retry_can_mend_is_not_permanent() -> None:
         "PredictionError",
         "RegistryUnavailableError",
         "UnknownEffectError",
+        "TakenOverError",
     }
 
 

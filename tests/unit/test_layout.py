@@ -200,7 +200,7 @@ def test_nothing_sleeps_but_the_transport() -> None:
         and node.value.id == "time"
     }
     # the second waits until the registry is done with a version
-    assert sleeping <= {"hooks/transport.py", "hooks/transfer.py"} | emulator_files()
+    assert sleeping <= {"hooks/transport.py", "hooks/uploads.py"} | emulator_files()
 
 
 # -- operators and sensors
