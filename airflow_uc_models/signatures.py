@@ -31,25 +31,26 @@ _MANY = 10
 class Field:
     """One input, output or parameter.
 
-    :param name: None for what is known by its position only
+    :param name: None for what is known by its position only; a number where the model was trained on an array
     :param type: MLflow's JSON of the type: ``{"type": "double"}``, ``{"type": "array", "items": {...}}``,
         ``{"type": "tensor", "tensor-spec": {...}}`` ...
     :param required: whether a caller must give it
     """
 
-    name: str | None
+    name: str | int | None
     type: Mapping[str, Any]
     required: bool = True
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> Self:
-        """Read one entry of a schema; raise if it has no type."""
-        kind = {key: entry[key] for key in _TYPE_KEYS if entry.get(key) is not None}
-        # MLflow itself still reads parameters that name their type "dtype".
-        kind.setdefault("type", entry.get("dtype"))
-        if not isinstance(kind["type"], str):
-            raise TypeError(f"{dict(entry)!r} has no type")
-        return cls(entry.get("name"), kind, bool(entry.get("required", True)))
+        """Read one entry of a schema, as any version of MLflow wrote it; raise if it has no type."""
+        kind = _kind(entry)
+        return cls(entry.get("name"), kind, _is_required(entry))
+
+    @property
+    def column(self) -> str | None:
+        """The name as a file can have it: that of a model trained on an array may be a whole number."""
+        return None if self.name is None else str(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,30 @@ def type_name(kind: Mapping[str, Any]) -> str:
         case name:
             # A parameter's shape is [-1] for a list and null for a single value.
             return f"list<{name}>" if kind.get("shape") else str(name)
+
+
+def _is_required(entry: Mapping[str, Any]) -> bool:
+    """Whether a value must be given; MLflow 2.4 to 2.9 wrote ``optional`` where later versions write ``required``."""
+    if entry.get("required") is not None:
+        return bool(entry["required"])
+    return not entry.get("optional")
+
+
+def _kind(entry: Any) -> dict[str, Any]:
+    """Return a type in MLflow's present JSON, nested ones included; raise if it is no type."""
+    kind: dict[str, Any] = {key: entry[key] for key in _TYPE_KEYS if entry.get(key) is not None}
+    # MLflow itself still reads parameters that name their type "dtype".
+    kind.setdefault("type", entry.get("dtype"))
+    if not isinstance(kind["type"], str):
+        raise TypeError(f"{dict(entry)!r} has no type")
+    for inner in ("items", "values"):
+        if inner in kind:
+            kind[inner] = _kind(kind[inner])
+    if "properties" in kind:
+        kind["properties"] = {
+            str(name): {**_kind(item), "required": _is_required(item)} for name, item in kind["properties"].items()
+        }
+    return kind
 
 
 def _fields(part: str, value: Any) -> tuple[Field, ...] | None:

@@ -49,6 +49,7 @@ class AiQueryEngine:
     capabilities = EngineCapabilities(
         name="ai_query",
         tables=True,
+        params=False,
         options=("endpoint", "warehouse_id", "timeout_seconds", "poll_interval"),
         workspace=True,
     )
@@ -177,7 +178,7 @@ def _signature(mlmodel: Mapping[str, Any], uri: str) -> Signature:
     """Return a signature that names what is asked and what is answered."""
     refuse_feature_store(mlmodel, uri, "ai_query")
     signature = Signature.of_mlmodel(mlmodel) or Signature()
-    if not signature.inputs or not signature.outputs or not all(field.name for field in signature.inputs):
+    if not signature.inputs or not signature.outputs or not all(field.column for field in signature.inputs):
         raise ModelContentError(
             f"{uri} has no signature with named input columns and outputs; ai_query takes the names of its request and "
             "the type of the answer from there. Log the model with one, or score with engine='databricks'."

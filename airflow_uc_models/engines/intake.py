@@ -79,12 +79,10 @@ class Intake:
 
     def _given(self, column: pa.Array, name: str, reasons: _Reasons) -> pa.Array:
         """Return a column in the type the model takes."""
-        import pyarrow as pa
-
         wanted = self.features.types[name]
         if wanted is None:
             return column
-        if column.null_count and pa.types.is_integer(wanted):
+        if column.null_count and name in self.features.never_null:
             for index in column.is_null().to_numpy(zero_copy_only=False).nonzero()[0].tolist():
                 reasons.add(index, name, f"column {name!r} has no value, and the model takes {wanted}")
         return column if column.type == wanted else _cast(column, wanted, _plain_cast, name, reasons)

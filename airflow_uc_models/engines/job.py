@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_uc_models.engines.csv_options import CsvOptions
 from airflow_uc_models.exceptions import InvalidArgumentError
 
 OVERWRITE, APPEND = "overwrite", "append"
@@ -30,6 +31,8 @@ class InferenceJob:
     :param input: where the rows are: a path, a URI or a table
     :param output: where rows and predictions go
     :param input_format: ``parquet`` or ``csv``; None tells it by the file names
+    :param csv: how CSV files of the input are written
+    :param params: parameters of the signature that the model is given; None for their defaults
     :param batch_size: rows that are predicted at once; None leaves it to the engine
     :param keep_columns: input columns that the output has, too; None for all
     :param metadata_columns: which of METADATA_COLUMNS the output has
@@ -48,6 +51,8 @@ class InferenceJob:
     input: str
     output: str
     input_format: str | None = None
+    csv: CsvOptions = field(default_factory=CsvOptions)
+    params: Mapping[str, Any] | None = None
     batch_size: int | None = None
     keep_columns: tuple[str, ...] | None = None
     metadata_columns: tuple[str, ...] = ()
@@ -93,6 +98,7 @@ class EngineCapabilities:
     :param modes: how it writes
     :param partition_by: it writes partitions
     :param quarantine: it puts bad rows aside
+    :param params: it gives the model parameters
     :param batch_size: it lets the batch size be chosen
     :param env_managers: where it can take a model's packages from; none where that is not its choice
     :param options: the engine options it knows
@@ -106,6 +112,7 @@ class EngineCapabilities:
     modes: tuple[str, ...] = (OVERWRITE, APPEND)
     partition_by: bool = False
     quarantine: bool = True
+    params: bool = True
     batch_size: bool = False
     env_managers: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -119,6 +126,9 @@ class EngineCapabilities:
 
     def _lacks(self, job: InferenceJob) -> list[str]:
         found = [self._place(role, value) for role, value in (("input", job.input), ("output", job.output))]
+        found.append("it cannot give params to the model" if job.params and not self.params else "")
+        reads_csv = "csv" in self.formats and job.input_format != "parquet"
+        found.append("" if reads_csv or job.csv == CsvOptions() else "csv_options are for CSV files only")
         if job.input_format is not None and job.input_format not in self.formats:
             known = " or ".join(self.formats) or "none, as it reads tables"
             found.append(f"input_format must be {known}, not {job.input_format!r}")

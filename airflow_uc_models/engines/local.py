@@ -41,6 +41,7 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.build import uv_program
 from airflow_uc_models.environments.environment import LOCAL, UV, Environment, environment_of
 from airflow_uc_models.environments.loading import load_pyfunc, require_pyfunc
+from airflow_uc_models.environments.redaction import described
 from airflow_uc_models.environments.scoring import Predicted
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -91,7 +92,7 @@ class LocalEngine:
     def start(self, job: InferenceJob, hook: ModelRegistryHook, version: ModelVersion) -> Scored:
         """Download the version, compare its signature with the input, score, and leave no model files behind."""
         started = time.monotonic()
-        table = open_table(Location.parse(job.input), job.input_format)
+        table = open_table(Location.parse(job.input), job.input_format, job.csv)
         with scratch_folder("model") as folder, ExitStack() as stack:
             self._undo = [partial(shutil.rmtree, folder, ignore_errors=True)]
             for target in (output_file(job), bad_rows_file(job)):
@@ -206,14 +207,18 @@ def _nothing() -> Predicted:
 
 def _write(plan: Plan, taken: Taken, result: Callable[[], Predicted], sink: Sink, aside: BadRows, tally: Tally) -> None:
     """Wait for the predictions of some rows and write them."""
+    told = ""
     try:
         predicted = result()
         output = plan.output(taken, predicted)
     except InvalidArgumentError:
         raise
+    except UCModelsError as error:
+        told = str(error)
     except (Exception, SystemExit) as error:  # a model that exits would end the task without a word
-        told = str(error) if isinstance(error, UCModelsError) else f"{type(error).__name__}: {error}"
-        raise PredictionError(f"Could not score {taken.part.where}: {told}") from error
+        told = described(error, taken.rows)
+    if told:
+        raise PredictionError(f"Could not score {taken.part.where}: {told}")
     if output.num_rows:
         sink.write(output)
     failed = [(taken.number(index), reason) for index, reason in predicted.bad]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.engines.intake import Intake, Taken
 from airflow_uc_models.engines.job import InferenceJob
+from airflow_uc_models.engines.model_params import checked_params
 from airflow_uc_models.engines.outputs import BAD_ROW_COLUMNS, metadata_arrays, metadata_fields
 from airflow_uc_models.engines.predictions import PredictionColumns
 from airflow_uc_models.engines.schema import Features, arrow_type, features_of, fields_by_column
@@ -65,6 +66,9 @@ class Plan:
             self.features.as_tensor,
             self.features.is_enforced,
             quarantines=self.job.quarantines,
+            labels=self.features.labels,
+            inferred=self.features.inferred,
+            params=self.job.params,
         )
 
     @property
@@ -125,7 +129,10 @@ def plan_of(job: InferenceJob, table: Table, mlmodel: dict[str, Any], version: M
     features = features_of(inputs, table.schema, f"The columns of {job.input} and {version.uri}")
     kept = _kept(job, table)
     predictions = PredictionColumns(signature.outputs or (), [*kept, *job.metadata_columns])
-    return Plan(job, version, source if job.quarantines else table, table, features, predictions, kept)
+    params = checked_params(signature, job.params, version.uri)
+    return Plan(
+        replace(job, params=params), version, source if job.quarantines else table, table, features, predictions, kept
+    )
 
 
 def _kept(job: InferenceJob, table: Table) -> list[str]:

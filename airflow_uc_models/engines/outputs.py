@@ -13,6 +13,7 @@ from airflow_uc_models.engines.job import REASON_COLUMN, InferenceJob
 from airflow_uc_models.engines.paths import Location, new_file
 from airflow_uc_models.engines.tables import Part
 from airflow_uc_models.entities import ModelVersion
+from airflow_uc_models.environments.redaction import safe_text
 from airflow_uc_models.writing import expect_writable_folder, expect_writable_store
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ class BadRows:
 
         if not bad:
             return
-        self.first = self.first or bad[0][1]
+        if self.first is None:
+            index, reason = bad[0]
+            self.first = safe_text(reason, part.batch.slice(index, 1), part.batch.schema.names)
         self.count += len(bad)
         rows = part.batch.take([index for index, _ in bad])
         columns = {name: rows.column(name) for name in self._kept}

@@ -28,7 +28,7 @@ class PredictionColumns:
     """
 
     def __init__(self, outputs: Sequence[Field], kept: Sequence[str] = ()) -> None:
-        named = [item.name for item in outputs if item.name is not None]
+        named = [item.column for item in outputs if item.column is not None]
         self.names = named if len(named) > 1 else [PREDICTION]
         declared = [arrow_type(item.type) for item in outputs]
         self.declared: dict[str, pa.DataType | None] = {}
@@ -80,8 +80,9 @@ def _fitted(array: pa.Array, field: pa.Field) -> pa.Array:
         return array
     try:
         return array.cast(field.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise PredictionError(
-            f"The model returned {field.name!r} as {array.type} for this batch, and as {field.type} before: {error}. "
-            "Log the model with a signature of its outputs, which tells their types before the first batch."
-        ) from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # what Arrow says of it has the value
+    raise PredictionError(
+        f"The model returned {field.name!r} as {array.type} for this batch, and as {field.type} before. "
+        "Log the model with a signature of its outputs, which tells their types before the first batch."
+    )

@@ -42,7 +42,7 @@ class InProcess:
     :param predict: the model's, as pyfunc loads it
     """
 
-    predict: Callable[[Any], Any]
+    predict: Callable[..., Any]
 
     @property
     def ahead(self) -> int:

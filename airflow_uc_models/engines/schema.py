@@ -37,7 +37,13 @@ def fields_by_column(inputs: Sequence[Field], names: Sequence[str]) -> dict[str,
         row = _row_of_tensor(inputs, names)
         return {name: Field(name, row) for name in names}
     if all(item.name is not None for item in inputs):
-        return {str(item.name): item for item in inputs}
+        named = {str(item.column): item for item in inputs}
+        if len(named) < len(inputs):
+            raise ModelContentError(
+                "The model's signature has names that a file cannot tell apart, such as 0 and '0'. Log the model with "
+                "other names."
+            )
+        return named
     _check_count(names, len(inputs))
     return dict(zip(names, inputs, strict=True))
 
@@ -67,18 +73,61 @@ def _check_count(names: Sequence[str], wanted: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The columns that the model takes, and the type that each is given to it in; None leaves it as it is."""
+    """The columns that the model takes, and the type that each is given to it in; None leaves it as it is.
+
+    :param labels: the names by which the model knows them, where those are not text as in the input
+    :param never_null: the columns that must have a value in each row
+    :param inferred: the columns for which the signature takes any type
+    """
 
     types: Mapping[str, pa.DataType | None]
     as_tensor: bool = False
     is_enforced: bool = True
+    labels: Sequence[str | int] | None = None
+    never_null: frozenset[str] = frozenset()
+    inferred: Sequence[str] = ()
 
     def of(self, part: Part) -> pa.RecordBatch:
         """Return the rows as the model takes them; InputDataError for values that it does not take."""
         import pyarrow as pa
 
-        arrays = [_given(part, name, wanted) for name, wanted in self.types.items()]
+        arrays = [self._given(part, name, wanted) for name, wanted in self.types.items()]
         return pa.RecordBatch.from_arrays(arrays, names=list(self.types))
+
+    def _given(self, part: Part, name: str, wanted: pa.DataType | None) -> pa.Array:
+        """Return a column in the type the model takes; InputDataError for values that this type does not have."""
+        import pyarrow as pa
+
+        column = part.batch.column(name)
+        if wanted is None:
+            return column
+        if column.null_count and name in self.never_null:
+            raise InputDataError(
+                f"Column {name!r} has no value in {column.null_count} of {part.where}; the model takes {wanted} there, "
+                "which cannot be missing. Fill the gaps, or log the model with double for this column."
+            )
+        if column.type == wanted:
+            return column
+        try:
+            return column.cast(wanted)
+        except pa.ArrowInvalid:
+            row = part.first_row + first_misfit(column, wanted)
+        raise InputDataError(f"Column {name!r} of {part.where} has a value that is no {wanted}: row {row:,}.")
+
+
+def first_misfit(column: pa.Array, wanted: pa.DataType) -> int:
+    """Return the index of the first value that cannot be cast, in a column that has one."""
+    import pyarrow as pa
+
+    start, count = 0, len(column)
+    while count > 1:
+        half = count // 2
+        try:
+            column.take(pa.array(range(start, start + half))).cast(wanted)
+            start, count = start + half, count - half
+        except pa.ArrowInvalid:
+            count = half
+    return start
 
 
 def features_of(inputs: Sequence[Field] | None, schema: pa.Schema, what: str) -> Features:
@@ -100,33 +149,71 @@ def features_of(inputs: Sequence[Field] | None, schema: pa.Schema, what: str) ->
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise ModelContentError(f"{what} do not fit:{listed}\nThe input has: {', '.join(schema.names)}.")
-    types = {name: arrow_type(item.type) for name, item in asked.items() if name in schema.names}
+    types = {n: given_type(item.type, schema.field(n).type) for n, item in asked.items() if n in schema.names}
     if not types:
         raise ModelContentError(
             f"{what} do not fit: the model can do without each of {', '.join(asked)}, but not without all of them. "
             f"The input has: {', '.join(schema.names)}."
         )
-    return Features(types, as_tensor=inputs[0].type["type"] == "tensor")
+    labels = [name if (label := asked[name].name) is None else label for name in types]
+    return Features(
+        types,
+        as_tensor=inputs[0].type["type"] == "tensor",
+        labels=None if labels == list(types) else labels,
+        never_null=frozenset(name for name in types if _is_whole(asked[name].type)),
+        inferred=tuple(name for name in types if asked[name].type["type"] == "any"),
+    )
 
 
-def _given(part: Part, name: str, wanted: pa.DataType | None) -> pa.Array:
-    """Return a column in the type the model takes; InputDataError for values that this type does not have."""
+def _is_whole(kind: Kind) -> bool:
+    """Whether pandas has no way to say that a value of this type is missing."""
+    from pyarrow import types
+
+    wanted = None if kind["type"] == "any" else arrow_type(kind)
+    return wanted is not None and bool(types.is_integer(wanted))
+
+
+def given_type(kind: Kind, found: pa.DataType) -> pa.DataType | None:
+    """Return the type in which a column of the found type is given to a model that asks for an MLflow type.
+
+    :param found: what ``accepts`` has accepted; tells which optional properties there are
+    """
     import pyarrow as pa
 
-    column = part.batch.column(name)
-    if wanted is None:
-        return column
-    if column.null_count and pa.types.is_integer(wanted):
-        raise InputDataError(
-            f"Column {name!r} has no value in {column.null_count} of {part.where}; the model takes {wanted} there, "
-            "which cannot be missing. Fill the gaps, or log the model with double for this column."
-        )
-    if column.type == wanted:
-        return column
-    try:
-        return column.cast(wanted)
-    except pa.ArrowInvalid as error:
-        raise InputDataError(f"Column {name!r} of {part.where} has a value that is no {wanted}: {error}") from error
+    match kind["type"]:
+        case "any":
+            return _python_type(found)
+        case "array":
+            return pa.list_(_inner_type(kind["items"], found.value_type))
+        case "map":
+            return pa.map_(pa.string(), _inner_type(kind["values"], found.item_type))
+        case "object":
+            return pa.struct([(f.name, _inner_type(kind["properties"][f.name], f.type)) for f in found])
+        case _:
+            return arrow_type(kind)
+
+
+def _inner_type(kind: Kind, found: pa.DataType) -> pa.DataType:
+    wanted = given_type(kind, found)
+    return found if wanted is None else wanted
+
+
+def _python_type(found: pa.DataType) -> pa.DataType:
+    """Return the type of the same values as Python has them: it knows one kind of whole number and one of others."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_integer(found) and not types.is_uint64(found):
+        return pa.int64()
+    if types.is_floating(found):
+        return pa.float64()
+    if types.is_map(found):
+        return pa.map_(_python_type(found.key_type), _python_type(found.item_type))
+    if types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found):
+        return pa.list_(_python_type(found.value_type))
+    if types.is_struct(found):
+        return pa.struct([(field.name, _python_type(field.type)) for field in found])
+    return {pa.timestamp("s"): pa.timestamp("us"), pa.timestamp("ms"): pa.timestamp("us")}.get(found, found)
 
 
 def arrow_type(kind: Kind) -> pa.DataType | None:
@@ -158,7 +245,7 @@ def _tensor_type(tensor: Mapping[str, Any]) -> pa.DataType | None:
     import pyarrow as pa
 
     dtype = np.dtype(tensor["dtype"])
-    if dtype.kind not in "biufUS":
+    if dtype.kind not in "biufUSM":
         return None
     item = {"U": pa.string(), "S": pa.binary()}.get(dtype.kind) or pa.from_numpy_dtype(dtype)
     dimensions = len(tensor["shape"])
@@ -176,7 +263,7 @@ def accepts(kind: Kind, found: pa.DataType) -> bool:
             is_list = types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found)
             return is_list and accepts(kind["items"], found.value_type)
         case "map":
-            has_names = types.is_map(found) and types.is_string(found.key_type)
+            has_names = types.is_map(found) and _family(found.key_type) in _LIKE[0]
             return has_names and accepts(kind["values"], found.item_type)
         case "object":
             return types.is_struct(found) and _accepts_struct(kind["properties"], found)

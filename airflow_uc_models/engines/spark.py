@@ -45,6 +45,7 @@ _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _CANCEL_SECONDS = 10.0
 # A frame of the Python trace in an error of Spark: the model failed before it was given any row.
 _LOADING = re.compile(r"mlflow/pyfunc/__init__\.py\", line \d+, in load_model\b")
+_MOST_TEXT = 500
 
 
 class SparkEngine:
@@ -270,19 +271,78 @@ def _explained(job: InferenceJob, model: str) -> Iterator[None]:
     try:
         yield
     except JobError as error:
-        raise InvalidArgumentError(str(error)) from error
+        raised: Exception = InvalidArgumentError(str(error))
     except AnalysisException as error:
-        raise InputDataError(f"Spark cannot read {job.input} or write {job.output}: {_first(error)}") from error
-    except Py4JError as error:  # also the text of such an error is asked of Java, which may be gone
-        raise PredictionError(f"Spark ended before {job.input} was scored; its log tells why.") from error
+        raised = InputDataError(f"Spark cannot read {job.input} or write {job.output}: {_first(error)}")
+    except Py4JError as error:
+        raised = _of_java(job, error)
     except PySparkException as error:
+        raised = _of_spark(job, model, error)
+    else:
+        return
+    raise raised from None
+
+
+def _of_java(job: InferenceJob, error: Exception) -> Exception:
+    """Return what an exception of Java means: also its text is asked of Java, which may be gone."""
+    try:
         text = str(error)
-        if raised := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE|\n|$)", text):
-            raise InputDataError(f"{job.input}: {raised[1]}") from error
-        told = _python_error(text) or _first(error)
-        if _LOADING.search(text):
-            raise ModelContentError(f"{model} cannot be loaded by Spark's Python: {told}") from error
-        raise PredictionError(f"Could not score {job.input} with {model}: {told}") from error
+        is_there = bool(getattr(error, "java_exception", None))
+    except Exception:
+        is_there = False
+    if not is_there:
+        return PredictionError(f"Spark ended before {job.input} was scored; its log tells why.")
+    return _unreadable(job, text) or PredictionError(f"Could not score {job.input}: {_cause(text)}")
+
+
+def _of_spark(job: InferenceJob, model: str, error: Exception) -> Exception:
+    text = str(error)
+    if found := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE|\n|$)", text):
+        return InputDataError(f"{job.input}: {found[1]}")
+    if unreadable := _unreadable(job, text):
+        return unreadable
+    told = _python_error(text) or _first(error)
+    if _LOADING.search(text):
+        return ModelContentError(f"{model} cannot be loaded by Spark's Python: {told}")
+    # Of another error than ours only the class is told: its text may quote rows.
+    known = re.search(r"ScoringError: (.*)", text)
+    return PredictionError(f"Could not score {job.input} with {model}: {known[1] if known else told.partition(': ')[0]}")
+
+
+# How Spark and its readers name files that are damaged, gone, or not like the others.
+_READING = re.compile(
+    r"FAILED_READ_FILE|CANNOT_READ_FILE|FILE_NOT_EXIST|FileNotFoundException|MALFORMED_CSV_RECORD|ZipException"
+    r"|is not a Parquet file|ParquetDecodingException|EOFException|SchemaColumnConvertNotSupportedException"
+    r"|AccessControlException|MalformedInputException|Permission denied"
+)
+
+
+def _unreadable(job: InferenceJob, text: str) -> InputDataError | None:
+    """Return the error for a file that cannot be read, with its name, column and cause; None for any other failure."""
+    if not _READING.search(text):
+        return None
+    file = re.search(r"(?:reading|read) (?:the )?file:? `?((?:\w+:)?/[^\s`]*[^\s`.,])", text) or re.search(
+        r"((?:\w+:)?/[^\s`'\"]+\.(?:parquet|csv)[^\s`'\",:]*)", text
+    )
+    column = re.search(
+        r"column:? \[([^\]]+)\].*?[Ee]xpected[^:]*: ?([\w<>,() ]+?)[,;.] *(?:Found|Actual|actual)[^:]*: ?(\w+)",
+        text,
+        re.DOTALL,
+    )
+    where = f": column {column[1]} is {column[3]}, and {column[2]} in other files" if column else f": {_cause(text)}"
+    return InputDataError(f"{file[1] if file else job.input} cannot be read{where}")
+
+
+def _cause(text: str) -> str:
+    """Return the last cause in a trace of Java, or else what the exception says first."""
+    causes: Sequence[str] = re.findall(r"^Caused by: (.*)$", text, re.MULTILINE)
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "..."))
+    ]
+    said = next(
+        (line for line in lines if re.match(r"[:\s]*[\w.$]*(?:Exception|Error)\b", line)), lines[0] if lines else text
+    )
+    return (causes[-1] if causes else said.lstrip(": "))[:_MOST_TEXT]
 
 
 def _first(error: Exception) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.engines.csv_stream import UnreadableCsvError, open_csv
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.exceptions import InputDataError
 
@@ -16,10 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = {"parquet": (".parquet",), "csv": (".csv", ".csv.gz", ".csv.bz2", ".csv.zst")}
-_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 # Read per column at once; a row group is never held as a whole. Each read of an object store is a request.
 _PARQUET_BUFFER, _PARQUET_BUFFER_REMOTE = 1 << 17, 1 << 20
-_CSV_BLOCK = 4 << 20
 # What a value of text or of a list is taken for where its file does not tell.
 _UNKNOWN_WIDTH = 32.0
 _PHYSICAL_WIDTHS = {"INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
@@ -63,14 +64,16 @@ class Table(Protocol):
         """Yield all rows of these columns, in order."""
 
 
-def open_table(location: Location, input_format: str | None = None) -> Table:
+def open_table(location: Location, input_format: str | None = None, csv: CsvOptions | None = None) -> Table:
     """Look into a file or folder; InputDataError if it is no table of Parquet or CSV files with the same columns.
 
     :param input_format: ``parquet`` or ``csv``; None tells it by the file names
+    :param csv: how CSV files are written
     """
-    files = location.files()
+    with _reading(location):
+        files = location.files()
     kind = input_format or _format_of(files, location)
-    return (_ParquetTable if kind == "parquet" else _CsvTable).of(files)
+    return _ParquetTable.of(files) if kind == "parquet" else _CsvTable.of(files, csv or CsvOptions())
 
 
 def _format_of(files: list[Location], location: Location) -> str:
@@ -88,19 +91,46 @@ def _format_of(files: list[Location], location: Location) -> str:
     return kind
 
 
+# What the operating system or a storage says of a file that is not there for us; a retry finds the same.
+_GONE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
 @contextmanager
 def _reading(file: Location, names: Sequence[str] = ()) -> Generator[None, None, None]:
-    """Name file and column in what Arrow raises on bad data."""
+    """Name file, row and column in what is raised on bad data or a missing file; what may pass is raised as it is.
+
+    No value of the file is repeated: messages go to logs, and values may be personal data.
+    """
     import pyarrow as pa
 
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
+    except (MemoryError, pa.ArrowCancelled):
+        raise
+    except (pa.ArrowException, UnicodeError, EOFError, zlib.error, UnreadableCsvError, *_GONE) as error:
+        problem = _problem(error, names)
+    except OSError as error:
         # Arrow raises a bare OSError for damaged data; those of files and networks have a number or a class.
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+        if type(error) is not OSError or error.errno:
             raise
-        text = re.sub(r"In CSV column #(\d+)", lambda m: f"In column {_nth(names, int(m[1]))!r}", str(error))
-        raise InputDataError(f"{file.shown} cannot be read: {text}") from error
+        problem = _problem(error, names)
+    else:
+        return
+    raise InputDataError(f"{file.shown} cannot be read: {problem}") from None
+
+
+def _problem(error: Exception, names: Sequence[str]) -> str:
+    """Return what is wrong with a file, in words that have no value of it."""
+    if isinstance(error, UnicodeError):
+        return f"it is not {getattr(error, 'encoding', 'UTF-8').upper()}"
+    if isinstance(error, UnreadableCsvError):
+        return str(error)
+    if isinstance(error, _GONE):
+        return f"{type(error).__name__}: {error.strerror or 'it is gone, or may not be read'}"
+    text = re.sub(r"In CSV column #(\d+)", lambda m: f"In column {_nth(names, int(m[1]))!r}", str(error))
+    text = text.partition("\n")[0]
+    # Behind these words Arrow quotes the value, or the whole row.
+    return re.sub(r"(got \d+|conversion error to [^:]+(?:: invalid UTF8 data)?).*", r"\1", text)
 
 
 def _nth(names: Sequence[str], index: int) -> str:
@@ -114,10 +144,12 @@ def _one_schema(files: Sequence[Location], read: Callable[[Location], pa.Schema]
     """
     import pyarrow as pa
 
-    first = _checked(read(files[0]), files[0])
+    with _reading(files[0]):
+        first = _checked(read(files[0]), files[0])
     expected = dict(zip(first.names, first.types, strict=True))
     for file in files[1:]:
-        schema = _checked(read(file), file)
+        with _reading(file):
+            schema = _checked(read(file), file)
         found = dict(zip(schema.names, schema.types, strict=True))
         expected |= {n: kind for n, kind in found.items() if n in expected and pa.types.is_null(expected[n])}
         if names := [n for n in {**expected, **found} if not _like(found.get(n), expected.get(n))]:
@@ -278,27 +310,27 @@ class _CsvTable:
     files: Sequence[Location]
     schema: pa.Schema
     headers: Mapping[str, Sequence[str]]
+    options: CsvOptions
     rows: int | None = None
 
     @classmethod
-    def of(cls, files: Sequence[Location]) -> Table:
+    def of(cls, files: Sequence[Location], options: CsvOptions) -> Table:
         import pyarrow as pa
 
         headers: dict[str, Sequence[str]] = {}
 
         def schema_of(file: Location) -> pa.Schema:
-            names = headers[file.path] = _first_rows(file).names
+            names = headers[file.path] = list(_likely_types(file, options))
             return pa.schema([(name, pa.string()) for name in names])
 
         schema = _one_schema(files, schema_of)
-        return cls(files, schema, headers)
+        return cls(files, schema, headers, options)
 
     def typed(self, types: Mapping[str, pa.DataType | None] | None) -> Table:
         import pyarrow as pa
 
         if types is None:
-            first = _first_rows(self.files[0])
-            types = dict(zip(first.names, first.types, strict=True))
+            types = _likely_types(self.files[0], self.options)
         # Lists and the like have no form in CSV; as text they will not fit the signature, which then says so.
         flat = {name: wanted for name, wanted in types.items() if wanted and not pa.types.is_nested(wanted)}
         return replace(self, schema=pa.schema([(name, flat.get(name, pa.string())) for name in self.schema.names]))
@@ -311,31 +343,14 @@ class _CsvTable:
 
         schema = pa.schema([self.schema.field(name) for name in columns])
         for file in self.files:
-            with _reading(file, self.headers[file.path]), _open_csv(file, schema) as batches:
+            names = self.headers[file.path]
+            with _reading(file, names), open_csv(file, self.options, schema, names) as batches:
                 yield from _numbered(batches, schema, batch_size, file)
 
 
-def _first_rows(file: Location) -> pa.Schema:
-    """Return header and likely types of a CSV file."""
-    with _reading(file), _open_csv(file) as reader:
-        return reader.schema
-
-
-@contextmanager
-def _open_csv(file: Location, schema: pa.Schema | None = None) -> Generator[Any, None, None]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    convert = csv.ConvertOptions()
-    if schema is not None:
-        convert.column_types = schema
-        convert.include_columns = schema.names
-    codec = next((name for ending, name in _CODECS.items() if file.name.lower().endswith(ending)), None)
-    with file.open_input(random_access=False) as handle:
-        stream = pa.CompressedInputStream(handle, codec) if codec else handle
-        # One thread: errors then tell the row, and reading runs beside the prediction anyway.
-        read = csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK)
-        with csv.open_csv(
-            stream, read_options=read, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=convert
-        ) as reader:
-            yield reader
+def _likely_types(file: Location, options: CsvOptions) -> dict[str, pa.DataType]:
+    """Return the columns of a CSV file, and their types as the first rows look."""
+    with _reading(file), open_csv(file, options) as reader:
+        schema = _checked(reader.schema, file)
+        names = schema.names if options.header else map(str, range(len(schema)))
+        return dict(zip(names, schema.types, strict=True))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_uc_models.environments.frames import frame_of, tensor_of
+from airflow_uc_models.environments.redaction import described, safe_text
 from airflow_uc_models.exceptions import PredictionError
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ class Asked:
     :param is_enforced: the model has a signature, to which pyfunc holds the rows
     :param quarantines: look for the rows on which the model fails
     :param has_worked: the model has predicted rows of an earlier batch
+    :param labels: the names by which the model knows the columns, where those are not text
+    :param params: parameters of the signature; None for their defaults
+    :param inferred: columns for which the signature takes any type
     """
 
     names: Sequence[str] = (PREDICTION,)
@@ -36,10 +41,13 @@ class Asked:
     is_enforced: bool = True
     quarantines: bool = False
     has_worked: bool = False
+    labels: Sequence[str | int] | None = None
+    inferred: Sequence[str] = ()
+    params: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON."""
-        return {**asdict(self), "names": list(self.names)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,24 @@ def predict(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any]) ->
     return {"bad": predicted.bad}, [] if predicted.columns is None else [predicted.columns]
 
 
-def score(predict: Callable[[Any], Any], rows: pa.RecordBatch, asked: Asked) -> Predicted:
+def score(predict: Callable[..., Any], rows: pa.RecordBatch, asked: Asked) -> Predicted:
     """Predict rows that fit the signature; what the model raises is raised, unless ``asked`` quarantines bad rows.
 
     :param predict: takes a DataFrame, or an array for a tensor signature
     """
+    told = ""
     try:
         return Predicted(_predictions(predict, rows, asked))
     except MemoryError:
         raise
     except Exception as error:
-        if not asked.quarantines:
-            raise
-        search = _Search(predict, rows, asked)
-        search.halve(0, rows.num_rows, error)
+        if asked.quarantines:
+            search = _Search(predict, rows, asked)
+            search.halve(0, rows.num_rows, error)
+        else:
+            told = safe_reason(error, rows)
+    if told:
+        raise PredictionError(told)
     bad = {index for index, _ in search.bad}
     good = [index for index in range(rows.num_rows) if index not in bad]
     return Predicted(_predictions(predict, rows.take(good), asked) if good else None, search.bad)
@@ -83,7 +95,7 @@ def score(predict: Callable[[Any], Any], rows: pa.RecordBatch, asked: Asked) -> 
 class _Search:
     """Finds the rows on which a model fails, by halving batches on which it does."""
 
-    predict: Callable[[Any], Any]
+    predict: Callable[..., Any]
     rows: pa.RecordBatch
     asked: Asked
     calls: int = 0
@@ -95,7 +107,8 @@ class _Search:
         if count == 1:
             self.bad.append((start, reason(error)))
             if len(self.bad) >= FIRST_ROWS and not (self.has_worked or self.asked.has_worked):
-                raise PredictionError(f"The model fails on each of the first {FIRST_ROWS} rows: {reason(error)}")
+                told = safe_reason(error, self.rows)
+                raise PredictionError(f"The model fails on each of the first {FIRST_ROWS} rows: {told}") from None
             return
         half = count // 2
         for first, size in ((start, half), (start + half, count - half)):
@@ -103,8 +116,9 @@ class _Search:
             if self.calls > MOST_CALLS:
                 raise PredictionError(
                     f"The model fails on too many of {self.rows.num_rows:,} rows: {len(self.bad):,} of them were found "
-                    f"in {MOST_CALLS:,} predictions, which is no matter of single rows. The last one: {reason(error)}"
-                )
+                    f"in {MOST_CALLS:,} predictions, which is no matter of single rows. The last one: "
+                    f"{safe_reason(error, self.rows)}"
+                ) from None
             try:
                 _predictions(self.predict, self.rows.slice(first, size), self.asked)
                 self.has_worked = True
@@ -115,27 +129,32 @@ class _Search:
 
 
 def reason(error: Exception) -> str:
-    """Return why a row is bad, in one short text."""
+    """Return why a row is bad, in one short text that stands beside the row."""
     told = str(error) if isinstance(error, PredictionError) else f"{type(error).__name__}: {error}"
     return told if len(told) <= _MOST_TEXT else f"{told[:_MOST_TEXT]} ..."
+
+
+def safe_reason(error: Exception, rows: Any) -> str:
+    """Return the same for messages, which go to logs: without what is in the rows."""
+    if isinstance(error, PredictionError):
+        return str(error)
+    return described(error, rows, getattr(getattr(rows, "schema", None), "names", ()))
 
 
 def frame(rows: pa.RecordBatch, asked: Asked) -> Any:
     """Return what pyfunc predicts on: a DataFrame, or an array for a tensor signature."""
     if asked.as_tensor:
-        import numpy as np
-
-        return np.column_stack([array.to_numpy(zero_copy_only=False) for array in rows.columns])
+        return tensor_of(rows)
     # Without enforcement the model itself gets this frame and may write to it; split blocks can be read-only.
-    has_maps = any("map<" in str(field.type) for field in rows.schema)  # the pyarrow of mlflow before 2.8 has no option
-    options = {"maps_as_pydicts": "strict"} if has_maps else {}
-    return rows.to_pandas(split_blocks=asked.is_enforced, **options)
+    return frame_of(rows, asked.labels, inferred=asked.inferred, is_writable=not asked.is_enforced)
 
 
-def _predictions(predict: Callable[[Any], Any], rows: pa.RecordBatch, asked: Asked) -> pa.RecordBatch:
+def _predictions(predict: Callable[..., Any], rows: pa.RecordBatch, asked: Asked) -> pa.RecordBatch:
     import pyarrow as pa
 
-    columns = prediction_arrays(predict(frame(rows, asked)), rows.num_rows, asked.names)
+    given = frame(rows, asked)
+    predicted = predict(given) if asked.params is None else predict(given, params=dict(asked.params))
+    columns = prediction_arrays(predicted, rows.num_rows, asked.names)
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
@@ -146,10 +165,13 @@ def prediction_arrays(predictions: Any, rows: int, names: Sequence[str]) -> dict
     """
     import pyarrow as pa
 
+    problem = ""
     try:
         arrays = {name: _array(values) for name, values in _columns(predictions, names).items()}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:
-        raise PredictionError(f"The predictions cannot be stored as columns: {error}") from error
+        problem = safe_text(str(error), predictions)
+    if problem:
+        raise PredictionError(f"The predictions cannot be stored as columns: {problem}")
     if not arrays:
         raise PredictionError("The model returned no columns.")
     for name, array in arrays.items():
@@ -206,7 +228,7 @@ def _array(values: Any) -> pa.Array:
     import pyarrow as pa
 
     if isinstance(values, (str, bytes)):  # of which Arrow would make a column of letters
-        raise TypeError(f"{values[:20]!r} is one value, and no column of values")
+        raise TypeError(f"one {type(values).__name__} is no column of values")
     if isinstance(values, pd.Series) and isinstance(values.dtype, np.dtype):
         values = values.to_numpy()
     if isinstance(values, np.ndarray) and values.ndim == 2:

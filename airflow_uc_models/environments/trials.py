@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow_uc_models.exceptions import ModelEnvironmentError
+from airflow_uc_models.environments.redaction import described
+from airflow_uc_models.exceptions import ModelEnvironmentError, PredictionError
 
 _MOST_TEXT = 1_000
 
@@ -37,12 +38,18 @@ def evaluate(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any]) -
     frame = pa.Table.from_batches(list(batches)).to_pandas()
     columns = [*arguments["features"], arguments["targets"]]
     slices: dict[str, Any] = {}
-    metrics = _measured(pyfunc, frame[columns], arguments)
+    problem = ""
+    try:
+        metrics = _measured(pyfunc, frame[columns], arguments)
+    except Exception as error:
+        problem = described(error, frame, columns)
+    if problem:
+        raise PredictionError(problem)
     for name, (column, code) in arguments["slices"].items():
         try:
             slices[name] = {"metrics": _measured(pyfunc, frame.loc[frame[column] == code, columns], arguments)}
         except Exception as error:  # too few rows for a metric, say; who asks for the metric of this slice is told
-            slices[name] = {"error": f"{type(error).__name__}: {error}"[:_MOST_TEXT]}
+            slices[name] = {"error": described(error, frame, columns)[:_MOST_TEXT]}
     return {"metrics": metrics, "slices": slices}
 
 
@@ -90,11 +97,11 @@ def smoke_test(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any])
     try:
         output = pyfunc.predict(example)
     except Exception as error:
-        return {"problem": _problem("fails on its own input example", error)}
+        return {"problem": _problem("fails on its own input example", error, example)}
     try:
         outputs = _types(output, pyfunc.metadata.get_output_schema())
     except Exception as error:
-        return {"problem": _problem("predicts what no signature describes", error)}
+        return {"problem": _problem("predicts what no signature describes", error, output)}
     return {"outputs": outputs, "rows": _rows(output), "expected_rows": _rows(example)}
 
 
@@ -125,5 +132,7 @@ def _rows(value: Any) -> int | None:
     return len(value) if is_rows else None
 
 
-def _problem(what: str, error: Exception) -> str:
-    return f"the model {what}: {type(error).__name__}: {error}"[:_MOST_TEXT]
+def _problem(what: str, error: Exception, rows: Any = None) -> str:
+    """Return the problem in words; of an error on rows, without what is in them."""
+    told = f"{type(error).__name__}: {error}" if rows is None else described(error, rows)
+    return f"the model {what}: {told}"[:_MOST_TEXT]

@@ -107,7 +107,8 @@ def _answer(model: LoadedModel, call: Message) -> Message:
         head = {"result": result}
         json.dumps(head)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a model may raise anything
-        lines = traceback.format_exc()
+        # Without the text: what a model raises may quote rows, and this goes to a log.
+        lines = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
         return Message({"error": type(error).__name__, "text": str(error), "traceback": lines})
     return Message(head, batches)
 

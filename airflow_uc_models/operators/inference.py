@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_uc_models.compat import conf
 from airflow_uc_models.engines import Ended, InferenceEngine, InferenceJob, Scored, Waiting, engine_of
+from airflow_uc_models.engines.csv_options import CsvOptions
 from airflow_uc_models.engines.job import METADATA_COLUMNS
+from airflow_uc_models.engines.model_params import RenderedText
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.names import ModelRef
@@ -94,6 +96,10 @@ class BatchInferenceOperator(ModelRegistryOperator):
     :param on_bad_rows: ``fail``; or ``quarantine``: rows that the model cannot take go to a side output beside
         ``output``, with the reason (str, templated)
     :param input_format: ``parquet`` or ``csv``, if the file names do not tell it (str, templated)
+    :param csv_options: how CSV files of the input are written: delimiter, quote, escape, encoding, decimal, null values
+        (CsvOptions, or a dict of its fields, templated)
+    :param params: parameters of inference for the model, as its signature names them; others have their defaults. Those
+        of the Dag are not given to the model (dict, templated)
     :param batch_size: rows that the model is given at once (int or str, templated; default is the engine's)
     :param keep_columns: input columns that the output has, too, such as its keys (list of str, templated; default all)
     :param metadata_columns: True for ``model_name``, ``model_version`` and ``scored_at`` in each row of the output; or
@@ -116,6 +122,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         "partition_by",
         "on_bad_rows",
         "input_format",
+        "csv_options",
         "batch_size",
         "keep_columns",
         "metadata_columns",
@@ -134,6 +141,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         partition_by: Sequence[str] | None = None,
         on_bad_rows: str = "fail",
         input_format: str | None = None,
+        csv_options: CsvOptions | Mapping[str, Any] | None = None,
         batch_size: int | str | None = None,
         keep_columns: Sequence[str] | None = None,
         metadata_columns: bool | str | Sequence[str] = False,
@@ -152,6 +160,8 @@ class BatchInferenceOperator(ModelRegistryOperator):
         self.partition_by = partition_by
         self.on_bad_rows = on_bad_rows
         self.input_format = input_format
+        # A dict: Airflow renders templates in it, and stores it with the Dag.
+        self.csv_options = csv_options.to_json() if isinstance(csv_options, CsvOptions) else csv_options
         self.batch_size = batch_size
         self.keep_columns = keep_columns
         self.metadata_columns = metadata_columns
@@ -222,6 +232,20 @@ class BatchInferenceOperator(ModelRegistryOperator):
             **scored.details,
         }
 
+    def _params(self, context: Context) -> dict[str, Any] | None:
+        """Return the task's own params, rendered; Airflow keeps them together with those of the Dag."""
+        params: Any = self.params
+        given = {}
+        for name in params:
+            param = params.get_param(name)
+            # Airflow 3.1 does not note where a param is from.
+            if getattr(param, "source", None) == "task" or (
+                not hasattr(param, "source") and name not in self.dag.params
+            ):
+                value = param.resolve()
+                given[name] = _rendered(value, self.render_template(value, context))
+        return given or None
+
     def _job(self, context: Context, scored_at: datetime) -> InferenceJob:
         deferrable = self.deferrable
         if deferrable is None:
@@ -230,6 +254,8 @@ class BatchInferenceOperator(ModelRegistryOperator):
             input=str(self.input_path).strip(),
             output=str(self.output_path).strip(),
             input_format=None if self.input_format in _UNSET else str(self.input_format).lower(),
+            csv=CsvOptions.parse(self.csv_options),
+            params=self._params(context),
             batch_size=None if self.batch_size in _UNSET else _whole(self.batch_size),
             keep_columns=_names("keep_columns", self.keep_columns),
             metadata_columns=_metadata(self.metadata_columns),
@@ -243,6 +269,10 @@ class BatchInferenceOperator(ModelRegistryOperator):
             key=self.task_key(context, str(self.output_path)),
             scored_at=scored_at,
         )
+
+
+def _rendered(given: Any, rendered: Any) -> Any:
+    return RenderedText(rendered) if isinstance(rendered, str) and rendered != given else rendered
 
 
 def _whole(value: Any) -> int:

@@ -168,7 +168,7 @@ def test_rows_on_which_the_model_fails_are_found(bad):
 
 def test_nothing_is_searched_without_quarantine():
     model = Model([3])
-    with pytest.raises(ValueError, match="10 rows"):
+    with pytest.raises(PredictionError, match=r"^ValueError: # rows \(in __call__, test_inference_intake.py line"):
         score(model, numbers(10), Asked())
     assert model.calls == 1
 
@@ -181,7 +181,7 @@ def test_rows_without_a_prediction_are_bad_rows():
 
 def test_a_model_that_cannot_predict_at_all_is_told_soon():
     model = Model(range(100_000))
-    with pytest.raises(PredictionError, match="fails on each of the first 20 rows: ValueError: 1 rows"):
+    with pytest.raises(PredictionError, match="fails on each of the first 20 rows: ValueError: # rows"):
         score(model, numbers(100_000), QUARANTINE)
     assert model.calls < 80
 

@@ -261,7 +261,7 @@ def test_later_batches_must_be_like_the_first():
         ([1j, 2j], "cannot be stored as columns"),
         ([2**70, 1], "cannot be stored as columns"),
         ({"label": 1.5}, "cannot be stored as columns"),
-        ({"label": "ab"}, "cannot be stored as columns: 'ab' is one value"),
+        ({"label": "ab"}, "cannot be stored as columns: one str is no column"),
         (pd.DataFrame([[1, 2], [3, 4]], columns=["p", "p"]), "columns of the same name: p, p"),
         (pd.DataFrame(index=range(2)), "returned no columns"),
         (np.zeros((2, 0)), "returned no columns"),

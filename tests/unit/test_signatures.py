@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_uc_models.exceptions import ModelContentError
-from airflow_uc_models.signatures import Signature, compatible, type_name
+from airflow_uc_models.signatures import Field, Signature, compatible, type_name
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +309,31 @@ def test_what_follows_step_by_step_follows_at_once(one, two, three):
     assert compatible(first, first) == []
     if not compatible(second, first) and not compatible(third, second):
         assert compatible(third, first) == []
+
+
+def dialect(inputs, **parts):
+    return Signature.of_mlmodel({"signature": {"inputs": json.dumps(inputs), **parts}})
+
+
+def test_what_versions_of_mlflow_wrote_means_the_same():
+    """1.x and 2.0 knew names and types only, 2.4 to 2.9 wrote "optional", later ones "required"."""
+    assert dialect([{"name": "a", "type": "double"}]).inputs == (Field("a", {"type": "double"}),)
+    optional = {"name": "a", "type": "double", "optional": True}
+    assert dialect([optional]) == dialect([{"name": "a", "type": "double", "required": False}])
+    assert dialect([{**optional, "optional": False}]).inputs[0].required
+    tensor = [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 3]}}]
+    assert dialect(tensor).inputs[0].type == tensor[0]
+    old, new = (
+        dialect([{"name": "o", "type": "object", "properties": {"k": {"type": "long", **flag}}}])
+        for flag in ({"optional": True}, {"required": False})
+    )
+    assert old == new
+    assert compatible(old, new) == compatible(new, old) == []
+    assert dialect([{"name": 0, "type": "double"}]).inputs[0].column == "0"
+
+
+def test_parameters_of_old_and_new_files_mean_the_same():
+    old = [{"name": "t", "dtype": "float", "default": 0.1, "shape": None}]
+    new = [{"name": "t", "type": "float", "default": 0.1, "shape": None}]
+    found = [dialect([], params=json.dumps(params)).params for params in (old, new)]
+    assert found[0] == found[1]

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_uc_models.engines.csv_options import CsvOptions
 from airflow_uc_models.engines.paths import Location, new_file
 from airflow_uc_models.engines.tables import _resized, open_table
-from airflow_uc_models.exceptions import InputDataError
+from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError
 
 
 def table_at(path, input_format=None):
@@ -194,7 +195,9 @@ def test_csv_types_are_guessed_once_for_all_files(tmp_path):
     (tmp_path / "b.csv").write_text("y,x\nb,oops\n")
     table = table_at(tmp_path).typed(None)
     assert table.schema == pa.schema([("x", pa.int64()), ("y", pa.string())])
-    with pytest.raises(InputDataError, match=r"b\.csv cannot be read: In column 'x': Row #2: .*'oops'"):
+    with pytest.raises(
+        InputDataError, match=r"b\.csv cannot be read: In column 'x': Row #2: CSV conversion error to int64$"
+    ):
         read(table)
 
 
@@ -290,3 +293,132 @@ def test_a_try_that_is_still_alive_cannot_spoil_the_next(tmp_path):
             alive.close()
     assert (tmp_path / "out.parquet").read_text() == "second"
     assert names(tmp_path) == ["out.parquet"]
+
+
+# -- files that cannot be read: told by name, without any value of theirs, and not tried again
+
+
+ROWS = b"x,name\n1.5,a\n"
+DAMAGED = {
+    "latin1.csv": "x,größe\n1.5,a\n".encode("latin-1"),
+    "value.csv": ROWS + "2.5,Canary-größe\n".encode("latin-1"),
+    "zipped.csv": gzip.compress(ROWS),
+    "utf16.csv": ROWS.decode().encode("utf-16"),
+    "empty.csv": b"",
+    "blank.csv": b"\n",
+    "ragged.csv": ROWS + b"2.5,Canary,7\n",
+    "number.csv": ROWS + b"Canary,b\n",
+    "escaped.csv": ROWS + b'2.5,"Canary \\"b\\""\n',
+    "doubled.csv": b"x,name,x\n1,2,3\n",
+    "cut.csv.gz": gzip.compress(ROWS * 1000)[:60],
+    "plain.csv.gz": ROWS,
+    "empty.parquet": b"",
+    "text.parquet": ROWS * 10,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_told_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(DAMAGED[name])
+    with pytest.raises(InputDataError) as caught:
+        read(table_at(tmp_path / name).typed({"x": pa.float64()}))
+    assert str(tmp_path / name) in str(caught.value)
+    assert "Canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.permanent
+
+
+@pytest.mark.parametrize("start", [4, 200])
+def test_damaged_pages_are_told_when_they_are_read(tmp_path, start):
+    path = write(tmp_path / "a.parquet", x=[float(i) for i in range(1000)])
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes(100) + content[start + 100 :])
+    with pytest.raises(InputDataError, match=r"a\.parquet cannot be read: "):
+        read(table_at(path), batch_size=10)
+
+
+def test_a_file_that_is_gone_when_it_is_its_turn(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.parquet", x=[1])
+    parts = table_at(tmp_path).parts(["x"], 10)
+    next(parts)
+    (tmp_path / "b.parquet").unlink()
+    with pytest.raises(InputDataError, match=r"b\.parquet cannot be read: FileNotFoundError"):
+        next(parts)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_permanent"),
+    [(PermissionError(13, "denied"), True), (ConnectionResetError(104, "reset"), False), (TimeoutError(), False),
+     (OSError(5, "Input/output error"), False)],
+)  # fmt: skip
+def test_faults_of_a_storage_may_pass(tmp_path, monkeypatch, error, is_permanent):
+    table = table_at(write(tmp_path / "a.parquet", x=[1]))
+
+    def fail(self, **options):
+        raise error
+
+    monkeypatch.setattr(Location, "open_input", fail)
+    with pytest.raises(InputDataError if is_permanent else type(error)):
+        read(table)
+
+
+@pytest.mark.parametrize("text", ["x,name", "x,name\n", '"x","name"\r\n', "\ufeffx,name"])
+def test_a_header_without_rows_is_a_table(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, newline="")
+    table = table_at(tmp_path / "a.csv")
+    assert table.schema.names == ["x", "name"]
+    assert read(table) == []
+
+
+def csv_read(tmp_path, content, **options):
+    (tmp_path / "a.csv").write_bytes(content)
+    table = open_table(Location.parse(str(tmp_path / "a.csv")), csv=CsvOptions(**options))
+    [part] = read(table.typed({table.schema.names[0]: pa.float64()}))
+    return part.batch.to_pydict()
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "found"),
+    [
+        ({"delimiter": ";", "decimal": ","}, b"x;y\n1,5;a,b\n", {"x": [1.5], "y": ["a,b"]}),
+        ({"quote": "'"}, b"x,y\n1,'a,''b'''\n", {"x": [1], "y": ["a,'b'"]}),
+        ({"quote": None}, b'x,y\n1,"a"\n', {"x": [1], "y": ['"a"']}),
+        ({"escape": "\\"}, b'x,y\n1,"a \\"b\\"\nc"\n', {"x": [1], "y": ['a "b"\nc']}),
+        ({"encoding": "cp1252"}, "x,y\n1,ä€\n".encode("cp1252"), {"x": [1], "y": ["ä€"]}),
+        ({"encoding": "utf-16"}, "x,y\n1,ä€".encode("utf-16"), {"x": [1], "y": ["ä€"]}),
+        ({"null_values": ["-"]}, b"x,y\n-,-\n1,NA\n", {"x": [None, 1], "y": [None, "NA"]}),
+        ({"header": False}, b"1,a\n2,b", {"0": [1, 2], "1": ["a", "b"]}),
+    ],
+)
+def test_csv_as_the_options_say(tmp_path, options, content, found):
+    assert csv_read(tmp_path, content, **options) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delimiter": "||"}, "delimiter must be one ASCII character"),
+        ({"delimiter": None}, "delimiter must be one ASCII character"),
+        ({"quote": "ä"}, "quote must be one ASCII character"),
+        ({"escape": '"'}, "must be different characters"),
+        ({"decimal": ","}, "must be different characters"),
+        ({"decimal": "x"}, "decimal must be"),
+        ({"encoding": "klingon"}, "encoding must be"),
+        ({"encoding": "base64"}, "encoding must be"),
+        ({"null_values": "NA"}, "null_values must be a list"),
+        ({"quote": None, "escape": "\\"}, "quote is None"),
+        ({"heading": True}, "'heading'; it knows"),
+        ("a;b", "must be CsvOptions or a dict"),
+    ],
+)
+def test_csv_options_that_cannot_be_meant(options, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        CsvOptions.parse(options)
+
+
+def test_csv_options_as_templates_leave_them():
+    rendered = {"delimiter": ";", "quote": "None", "header": "False", "null_values": ["-"]}
+    assert CsvOptions.parse(rendered) == CsvOptions(delimiter=";", quote=None, header=False, null_values=["-"])
+    assert CsvOptions.parse(CsvOptions.parse(rendered).to_json()) == CsvOptions.parse(rendered)
+    assert CsvOptions.parse(None) == CsvOptions.parse("") == CsvOptions()
