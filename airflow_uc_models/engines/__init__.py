@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_uc_models.engines.csv_options import CsvOptions
 from airflow_uc_models.engines.job import EngineCapabilities, InferenceJob
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
 __all__ = [
+    "CsvOptions",
     "Ended",
     "EngineCapabilities",
     "InferenceEngine",

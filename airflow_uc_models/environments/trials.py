@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow_uc_models.environments.frames import frame_of
 from airflow_uc_models.environments.redaction import described
 from airflow_uc_models.exceptions import ModelEnvironmentError, PredictionError
 
@@ -19,14 +20,15 @@ _MOST_TEXT = 1_000
 def evaluate(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any]) -> dict[str, Any]:
     """Return the metrics of ``mlflow.models.evaluate`` on all rows, and on each slice.
 
-    ``arguments``: ``features`` and ``targets``, names of columns; ``model_type``; ``evaluator_config``; ``slices``:
+    ``arguments``: ``features`` and ``targets``, names of columns; ``labels``, by which the model knows the features, if
+    by others; ``inferred``, features of any type; ``model_type``; ``evaluator_config``; ``slices``:
     ``{name: [column, code]}``, where the column holds the codes of its values.
     """
     # A private store of plain files in the working folder of this process, which is gone when it ends. A database
     # would need the SQLAlchemy that the model's mlflow was made for, which models do not pin.
     os.environ |= {"MPLBACKEND": "Agg", "MLFLOW_ALLOW_FILE_STORE": "true"}
     import mlflow
-    import pyarrow as pa
+    import pandas as pd
 
     place = (Path.cwd() / "evaluation").as_uri()
     mlflow.set_tracking_uri(place)
@@ -35,8 +37,11 @@ def evaluate(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any]) -
     # The private store does not have the logged model for which mlflow would log the metrics.
     if getattr(pyfunc, "model_id", None):
         pyfunc._model_id = pyfunc.metadata.model_id = None  # noqa: SLF001 - it cannot be told otherwise
-    frame = pa.Table.from_batches(list(batches)).to_pandas()
-    columns = [*arguments["features"], arguments["targets"]]
+    inferred, features = arguments.get("inferred") or (), arguments["features"]
+    frame = pd.concat([frame_of(batch, inferred=inferred, is_writable=True) for batch in batches], ignore_index=True)
+    labels = arguments.get("labels") or features
+    frame = frame.rename(columns=dict(zip(features, labels, strict=True)))
+    columns = [*labels, arguments["targets"]]
     slices: dict[str, Any] = {}
     problem = ""
     try:

@@ -63,6 +63,9 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
     What an engine cannot do is refused before anything is asked of anybody.
 
+    ``params`` (dict, templated) are the parameters of inference that the model's signature has; others have their
+    defaults. They are compared with the signature before any work. Params of the Dag are not given to the model.
+
     XCom: ``{"name", "version", "model_uri", "engine", "input", "output", "rows", "seconds", "bad_rows",
     "bad_rows_output"}`` and what the engine adds; ``model_uri`` is the version that was used, as
     ``models:/<name>/<version>``; ``bad_rows_output`` is None if there were none.
@@ -98,8 +101,6 @@ class BatchInferenceOperator(ModelRegistryOperator):
     :param input_format: ``parquet`` or ``csv``, if the file names do not tell it (str, templated)
     :param csv_options: how CSV files of the input are written: delimiter, quote, escape, encoding, decimal, null values
         (CsvOptions, or a dict of its fields, templated)
-    :param params: parameters of inference for the model, as its signature names them; others have their defaults. Those
-        of the Dag are not given to the model (dict, templated)
     :param batch_size: rows that the model is given at once (int or str, templated; default is the engine's)
     :param keep_columns: input columns that the output has, too, such as its keys (list of str, templated; default all)
     :param metadata_columns: True for ``model_name``, ``model_version`` and ``scored_at`` in each row of the output; or
@@ -160,8 +161,7 @@ class BatchInferenceOperator(ModelRegistryOperator):
         self.partition_by = partition_by
         self.on_bad_rows = on_bad_rows
         self.input_format = input_format
-        # A dict: Airflow renders templates in it, and stores it with the Dag.
-        self.csv_options = csv_options.to_json() if isinstance(csv_options, CsvOptions) else csv_options
+        self.csv_options = csv_options
         self.batch_size = batch_size
         self.keep_columns = keep_columns
         self.metadata_columns = metadata_columns
@@ -238,10 +238,9 @@ class BatchInferenceOperator(ModelRegistryOperator):
         given = {}
         for name in params:
             param = params.get_param(name)
-            # Airflow 3.1 does not note where a param is from.
-            if getattr(param, "source", None) == "task" or (
-                not hasattr(param, "source") and name not in self.dag.params
-            ):
+            # Older versions of Airflow do not note where a param is from.
+            of_dag = param.source != "task" if hasattr(param, "source") else name in self.dag.params
+            if not of_dag:
                 value = param.resolve()
                 given[name] = _rendered(value, self.render_template(value, context))
         return given or None

@@ -111,6 +111,8 @@ class TrialData:
             given = given.append_column(name, code)
         arguments = {
             "features": list(features.types),
+            "labels": features.labels,
+            "inferred": list(features.inferred),
             "targets": evaluation.targets,
             "model_type": evaluation.model_type,
             "evaluator_config": self._config(),

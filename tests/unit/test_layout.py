@@ -22,7 +22,7 @@ PACKAGE = "airflow_uc_models"
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 MAX_LINES, MAX_FUNCTION, MAX_PARAMETERS = 400, 40, 8
 # One set of parameters for four engines.
-WIDE = {"BatchInferenceOperator": 15}
+WIDE = {"BatchInferenceOperator": 16}
 
 # Imports point down this list; what is not named here is pure and may be imported by all.
 PURE, REGISTRY, HOOKS, ENVIRONMENTS, ENGINES, TRIGGERS, TASKS, EMULATOR = range(8)

@@ -138,7 +138,7 @@ def test_what_mlflow_refuses_is_told_without_values(tmp_path, caplog, kind, valu
 @pytest.mark.parametrize("line", [f"{CANARY},b", f"{NUMBER},{CANARY},c", f"{NUMBER}"])
 def test_what_csv_files_lack_is_told_without_values(tmp_path, caplog, line, on_bad_rows):
     (tmp_path / "in.csv").write_text(f"x,name\n{line}\n")
-    with pytest.raises(Exception, match="[rR]ow") as caught:
+    with pytest.raises(Exception, match=r"[rR]ow") as caught:
         run(tmp_path, lambda f: f["x"], [ColSpec("double", "x")], "in.csv", on_bad_rows=on_bad_rows)
     assert_nothing_is_told(caught, caplog)
 

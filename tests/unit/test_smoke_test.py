@@ -87,7 +87,9 @@ def broken(_):
 
 
 def test_models_that_fail():
-    assert problem_of(LONG, broken) == "the model fails on its own input example: RuntimeError: no such weights"
+    assert problem_of(LONG, broken).startswith(
+        "the model fails on its own input example: RuntimeError: no such weights (in broken, "
+    )
     assert problem_of(LONG, broken, example=None) == "the model has no input example: log it with input_example=..."
     assert "has an input example that cannot be read: ValueError: x" in problem_of(
         LONG, broken, example=ValueError("x")

@@ -129,6 +129,8 @@ def test_each_model_gets_its_columns_in_its_types(read):
     [batch] = batches
     assert batch.schema.field("x").type == batch.schema.field("amount").type == pa.float64()
     assert arguments == {
+        "labels": None,
+        "inferred": [],
         "features": ["x", "amount"],
         "targets": "label",
         "model_type": "classifier",
