@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_uc_models.engines import Ended, EngineCapabilities, InferenceJob, Scored, Waiting, options
@@ -18,6 +19,7 @@ from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.databricks_environment import environment_of
 from airflow_uc_models.engines.feature_store import is_feature_store_model
 from airflow_uc_models.engines.job import is_table
+from airflow_uc_models.engines.model_params import checked_params
 from airflow_uc_models.engines.series import series
 from airflow_uc_models.engines.signature_check import check_signature
 from airflow_uc_models.engines.spark_places import VOLUMES
@@ -35,6 +37,7 @@ from airflow_uc_models.hooks.artifacts import version_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import put_notebook
 from airflow_uc_models.hooks.workspace_jobs import WorkspaceJobs
+from airflow_uc_models.signatures import Signature
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +97,13 @@ class DatabricksEngine:
         self._jobs = jobs = WorkspaceJobs(hook.endpoint, settings.poll_interval)
         mlmodel = version_mlmodel(hook, version)
         require_pyfunc(mlmodel, version.uri)
+        job = replace(job, params=checked_params(Signature.of_mlmodel(mlmodel), job.params, version.uri))
         if not is_feature_store_model(mlmodel):  # which takes keys, that no signature tells
             check_signature(mlmodel, job, version.uri)
+        elif job.params:
+            raise InvalidArgumentError(
+                f"{version.uri} looks its features up; score_batch takes no params. Leave them out."
+            )
         source = notebook_source()
         name = f"batch_inference_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
         path = put_notebook(hook.endpoint, name, source, settings.notebook_folder)
@@ -225,12 +233,24 @@ def _digest(parameters: Mapping[str, Any], environment: Mapping[str, Any]) -> st
     return hashlib.sha256(json.dumps([work, environment, series()], sort_keys=True).encode()).hexdigest()
 
 
+def _told_error(error: str) -> str:
+    """Return an error of the run: what this package says of it, what is about privileges, else the class only.
+
+    The text of any other error may quote rows.
+    """
+    if re.search(r"JobError: |ScoringError: |PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS", error):
+        return error
+    return error.partition(": ")[0]
+
+
 def _failure(where: str, state: Any, output: Mapping[str, Any]) -> UCModelsError:
     """Return the error of a run that did not succeed."""
-    if trace := output.get("error_trace"):
-        log.error("The run's stack trace:\n%s", str(trace)[-_MOST_TRACE:])
+    # Only where it failed: what stands between may quote rows.
+    trace = str(output.get("error_trace") or "")
+    if frames := re.findall(r"^ *File .*$|^.*?/[\w./-]+\.py.*? in \w+", trace, re.MULTILINE):
+        log.error("The run failed in:\n%s", "\n".join(frames)[-_MOST_TRACE:])
     ending = state.result_state or state.life_cycle_state
-    told = [text for text in (state.state_message, output.get("error")) if text]
+    told = [text for text in (state.state_message, _told_error(str(output.get("error") or ""))) if text]
     message = f"{where} ended as {ending}: {' '.join(told) or 'no reason given'}"
     if re.search(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS", " ".join(told)):
         return PermissionDeniedError(message)

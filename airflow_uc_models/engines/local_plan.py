@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # A batch's size unless the job tells it. Each batch costs a forest one pass through all of its trees, so it is large;
 # a handful of them is in memory at once.
 _BATCH_BYTES = 16 << 20
+# pandas and mlflow take their time for each column of each batch, so batches of many columns are larger.
+_WIDE_COLUMNS, _WIDE_BYTES = 200, 64 << 20
 _BATCH_ROWS = (64, 131_072)
 
 
@@ -56,7 +58,8 @@ class Plan:
         if self.job.batch_size is not None:
             return self.job.batch_size
         fewest, most = _BATCH_ROWS
-        return max(fewest, min(most, int(_BATCH_BYTES / self.table.row_bytes(self.columns))))
+        size = _WIDE_BYTES if len(self.columns) > _WIDE_COLUMNS else _BATCH_BYTES
+        return max(fewest, min(most, int(size / self.table.row_bytes(self.columns))))
 
     @property
     def asked(self) -> Asked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 from airflow_uc_models.exceptions import InvalidArgumentError
@@ -18,7 +18,7 @@ _TAKES: Mapping[str, tuple[type, ...]] = {
     "float": (int, float),
     "double": (int, float),
     "string": (str,),
-    "datetime": (str, date, datetime),
+    "datetime": (str,),
 }
 
 
@@ -54,6 +54,8 @@ def checked_params(signature: Signature | None, params: Mapping[str, Any] | None
 
 def _meant(value: Any, field: Field) -> Any:
     """Return what a rendered template means for this parameter."""
+    if isinstance(value, date):  # a datetime, too; what is sent elsewhere is JSON
+        return value.isoformat()
     if not isinstance(value, RenderedText):
         return value
     if field.type["type"] in ("string", "datetime") and not field.type.get("shape"):

@@ -140,16 +140,17 @@ def features_of(inputs: Sequence[Field] | None, schema: pa.Schema, what: str) ->
         return Features(dict.fromkeys(schema.names), is_enforced=False)
     asked = fields_by_column(inputs, schema.names)
     problems = []
+    columns = dict(zip(schema.names, schema.types, strict=True))
     for name, item in asked.items():
-        if name not in schema.names:
+        if name not in columns:
             if item.required:
                 problems.append(f"column {name!r} is missing; the model asks for {type_name(item.type)}")
-        elif not accepts(item.type, found := schema.field(name).type):
+        elif not accepts(item.type, found := columns[name]):
             problems.append(f"column {name!r} is {found}; the model asks for {type_name(item.type)}")
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise ModelContentError(f"{what} do not fit:{listed}\nThe input has: {', '.join(schema.names)}.")
-    types = {n: given_type(item.type, schema.field(n).type) for n, item in asked.items() if n in schema.names}
+    types = {n: given_type(item.type, columns[n]) for n, item in asked.items() if n in columns}
     if not types:
         raise ModelContentError(
             f"{what} do not fit: the model can do without each of {', '.join(asked)}, but not without all of them. "
@@ -295,7 +296,7 @@ def widens(found: pa.DataType, wanted: pa.DataType) -> bool:
         is_number = types.is_integer(found) or types.is_floating(found)
         return bool(is_number and found.bit_width < wanted.bit_width)
     if types.is_timestamp(wanted):
-        return bool(types.is_date(found) or (types.is_timestamp(found) and found.tz is None))
+        return bool(types.is_date(found) or types.is_timestamp(found))
     return any(_family(found) in names and _family(wanted) in names for names in _LIKE)
 
 

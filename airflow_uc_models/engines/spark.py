@@ -98,8 +98,8 @@ class SparkEngine:
             stack.enter_context(_explained(job, version.uri))
             stack.enter_context(_batches_of(spark, job.batch_size))
             _refuse_passing_table(spark, job, is_given=is_given)
-            table: Any = _Table.of(open_input(spark, job.input, job.input_format))
-            plan_of(job, table, mlmodel, version)
+            table: Any = _Table.of(open_input(spark, job.input, job.input_format, job.csv.to_json()))
+            job = plan_of(job, table, mlmodel, version).job
             manager, reason = env_manager_of(job, files, version.uri, on_this_worker=_is_here(spark))
             self._params = {
                 **params_of(job, version),
@@ -306,7 +306,9 @@ def _of_spark(job: InferenceJob, model: str, error: Exception) -> Exception:
         return ModelContentError(f"{model} cannot be loaded by Spark's Python: {told}")
     # Of another error than ours only the class is told: its text may quote rows.
     known = re.search(r"ScoringError: (.*)", text)
-    return PredictionError(f"Could not score {job.input} with {model}: {known[1] if known else told.partition(': ')[0]}")
+    return PredictionError(
+        f"Could not score {job.input} with {model}: {known[1] if known else told.partition(': ')[0]}"
+    )
 
 
 # How Spark and its readers name files that are damaged, gone, or not like the others.

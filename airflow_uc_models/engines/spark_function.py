@@ -11,8 +11,12 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from airflow_uc_models.environments.frames import frame_of, tensor_of
+from airflow_uc_models.environments.redaction import described
 
 _MOST_REASON = 1_000
 
@@ -21,7 +25,8 @@ def bring_model(spark: Any, uri: str, *, is_remote: bool) -> Callable[[], Any]:
     """Return a function that loads the model on a worker; the files go there unless the workers are this machine."""
     from pyspark import cloudpickle
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
+    for name in {__name__, frame_of.__module__, described.__module__}:
+        cloudpickle.register_pickle_by_value(sys.modules[name])  # type: ignore[no-untyped-call]
     if not is_remote and spark.conf.get("spark.master", "").startswith("local"):
         return lambda: _load(uri)
     import mlflow.artifacts
@@ -51,35 +56,58 @@ def _load(folder: str) -> Any:
     return mlflow.pyfunc.load_model(folder)
 
 
+@dataclass(frozen=True)
+class Given:
+    """How the model is given its columns.
+
+    :param as_tensor: as one array
+    :param labels: their names, where the model knows them by others than the input
+    :param inferred: the columns for which the signature takes any type
+    :param params: parameters of inference; None for their defaults
+    """
+
+    as_tensor: bool = False
+    labels: Sequence[Any] | None = None
+    inferred: Sequence[str] = ()
+    params: Mapping[str, Any] | None = None
+
+
+class ScoringError(Exception):
+    """The model failed; the message has no value of the rows."""
+
+
 def predicting(
-    load: Callable[[], Any], features: Sequence[str], results: Any, *, as_tensor: bool, reason: str | None
+    load: Callable[[], Any], features: Sequence[str], results: Any, *, given: Given, reason: str | None
 ) -> Callable[[Iterator[Any]], Iterator[Any]]:
     """Return what each worker does with its batches: predictions take the place of the model's columns.
 
     :param load: gives the model
     :param features: names of the model's columns, which are the last ones of a batch
     :param results: Arrow schema of the predictions
-    :param as_tensor: the model takes one array
+    :param given: how the model is given its columns
     :param reason: the column that says why the model failed on a row; without one, it then fails altogether
     """
 
-    def score(model: Any, kept: Any, given: Any) -> Iterator[Any]:
+    def score(model: Any, kept: Any, rows: Any) -> Iterator[Any]:
         import pyarrow as pa
 
-        count = given.num_rows
+        count = rows.num_rows
+        problem = ""
         try:
-            columns = _columns(_predict(model, given, as_tensor=as_tensor), results, count)
+            columns = _columns(_predict(model, rows, given), results, count)
             columns += [pa.nulls(count, pa.string())] if reason else []
         except Exception as error:
             if reason is None:
-                raise
-            if count > 1:
+                problem = described(error, rows, features)
+            elif count > 1:
                 half = count // 2
-                yield from score(model, kept.slice(0, half), given.slice(0, half))
-                yield from score(model, kept.slice(half), given.slice(half))
+                yield from score(model, kept.slice(0, half), rows.slice(0, half))
+                yield from score(model, kept.slice(half), rows.slice(half))
                 return
             told = pa.array([f"{type(error).__name__}: {error}"[:_MOST_REASON]])
             columns = [*(pa.nulls(1, kind) for kind in results.types), told]
+        if problem:
+            raise ScoringError(problem)
         names = [*kept.schema.names, *results.names, *([reason] if reason else [])]
         yield pa.RecordBatch.from_arrays([*kept.columns, *columns], names=names)
 
@@ -91,17 +119,45 @@ def predicting(
             if batch.num_rows:
                 border = batch.num_columns - len(features)
                 kept = batch.select(batch.schema.names[:border])
-                given = pa.RecordBatch.from_arrays(batch.columns[border:], names=list(features))
-                yield from score(model, kept, given)
+                rows = pa.RecordBatch.from_arrays(batch.columns[border:], names=list(features))
+                yield from score(model, kept, rows)
 
     return work
 
 
-def _predict(model: Any, given: Any, *, as_tensor: bool) -> Any:
-    import numpy as np
+def _predict(model: Any, rows: Any, given: Given) -> Any:
+    import pyarrow as pa
 
-    frame = given.to_pandas()
-    return model.predict(np.column_stack([frame[name] for name in frame]) if as_tensor else frame)
+    names = rows.schema.names
+    columns = [
+        column.cast(_plain_type(column.type, is_free=name in given.inferred))
+        for name, column in zip(names, rows.columns, strict=True)
+    ]
+    typed = pa.RecordBatch.from_arrays(columns, names=names)
+    frame = tensor_of(typed) if given.as_tensor else frame_of(typed, given.labels, inferred=given.inferred)
+    return model.predict(frame) if given.params is None else model.predict(frame, params=dict(given.params))
+
+
+def _plain_type(kind: Any, *, is_free: bool) -> Any:
+    """Return the type by which a DataFrame gets the right values.
+
+    MLflow's times have nanoseconds; of numbers, Python has one type of whole ones and one of others.
+    """
+    import pyarrow as pa
+
+    def plain(inner: Any) -> Any:
+        return _plain_type(inner, is_free=is_free)
+
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, plain(kind.item_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, plain(field.type)) for field in kind])
+    if is_free:
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        return (pa.int64() if pa.types.is_integer(kind) else pa.float64()) if is_number else kind
+    return pa.timestamp("ns") if pa.types.is_timestamp(kind) else kind
 
 
 def _columns(predictions: Any, results: Any, count: int) -> list[Any]:

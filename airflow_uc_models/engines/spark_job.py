@@ -3,9 +3,10 @@
 Joined with the modules that it imports from this package, this is the script that runs on Databricks (see
 spark_script.py). On Spark Connect and serverless compute it uses DataFrames and SQL only.
 
-The model predicts in ``mlflow.pyfunc.spark_udf``. Where bad rows are put aside in this environment, and on Spark
-Connect outside of Databricks, it predicts in a function of this module: that one halves a batch that fails until the
-bad rows are alone, and takes the model from an archive that Spark brings to its workers.
+In the environment of Spark, the model predicts in a function of this package: it gives the model the values that the
+engine ``local`` does, tells of errors without values, halves a batch that fails until the bad rows are alone, and takes
+the model from an archive that Spark brings to its workers. Elsewhere, and on Databricks, ``mlflow.pyfunc.spark_udf``
+predicts.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_uc_models.engines.spark_function import bring_model, predicting
+from airflow_uc_models.engines.spark_function import Given, bring_model, predicting
 from airflow_uc_models.engines.spark_places import Places, is_remote, places_of
 from airflow_uc_models.engines.spark_plan import BROKEN, REASON, JobError, Params, Plan, open_input, tick
+from airflow_uc_models.environments.redaction import safe_text
 
 _GIVEN = "__given_"
 _MOST_REASON = 1_000
@@ -36,7 +38,7 @@ def run(spark: Any, params: Mapping[str, Any]) -> dict[str, int]:
     """Score, and return the numbers of rows written and of bad rows put aside."""
     job = Params(**params)
     places = places_of(spark, job)
-    plan = Plan.of(job, open_input(spark, job.input, job.input_format))
+    plan = Plan.of(job, open_input(spark, job.input, job.input_format, job.csv))
     for output in _outputs(job):
         places.recover(output)
     try:
@@ -94,7 +96,8 @@ def _scored(spark: Any, plan: Plan, places: Places) -> tuple[Any, Any]:
 def _refuse_only_bad(good: Any, bad: Any) -> None:
     """Raise JobError if there are rows and none can be scored: then it is no matter of single rows."""
     if good.isEmpty() and (first := bad.head()) is not None:
-        raise JobError(f"None of the {bad.count():,} rows of the input could be scored. The first one: {first[REASON]}")
+        told = safe_text(first[REASON], list(first.asDict().values())[:-1], bad.columns)
+        raise JobError(f"None of the {bad.count():,} rows of the input could be scored. The first one: {told}")
 
 
 def _described(plan: Plan, frame: Any) -> Any:
@@ -127,7 +130,7 @@ def _predicts_here(spark: Any, plan: Plan) -> bool:
     if plan.job.score_batch or "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return False
     if (plan.job.env_manager or "local") == "local":
-        return plan.job.quarantines or is_remote(spark)
+        return True
     if is_remote(spark):
         raise JobError(
             f"Over Spark Connect, env_manager={plan.job.env_manager!r} is not possible: the model runs in the "
@@ -144,7 +147,11 @@ def _by_udf(spark: Any, plan: Plan, frame: Any) -> Any:
     names = [name for name, _ in plan.results]
     kind = plan.results[0][1] if len(names) == 1 else StructType([StructField(*pair) for pair in plan.results])
     predict = mlflow.pyfunc.spark_udf(
-        spark, plan.job.uri, result_type=kind, env_manager=plan.job.env_manager or "local"
+        spark,
+        plan.job.uri,
+        result_type=kind,
+        env_manager=plan.job.env_manager or "local",
+        params=None if plan.job.params is None else dict(plan.job.params),
     )
     given = F.struct(*(value.alias(name) for name, value in plan.values.items()))
     scored = frame.select(*plan.outputs, predict(given).alias(_GIVEN))
@@ -174,7 +181,7 @@ def _by_function(spark: Any, plan: Plan, frame: Any, *, aside: bool) -> Any:
         bring_model(spark, plan.job.uri, is_remote=is_remote(spark)),
         list(plan.features),
         to_arrow_schema(StructType(results)),
-        as_tensor=plan.as_tensor,
+        given=Given(plan.as_tensor, plan.labels, plan.inferred, plan.job.params),
         reason=REASON if aside else None,
     )
     kept = frame.select(*plan.outputs).schema.fields

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 RUN_COLUMN, REASON, PREDICTION, BROKEN = "dag_run_key", "reason", "prediction", "_corrupt_record"
@@ -41,6 +41,8 @@ class Params:
     :param model_uri: the model as mlflow knows it, unless its files are here
     :param model_path: the folder of the model's files
     :param result_type: Spark's type of the predictions; by default what the signature says
+    :param params: parameters of inference that the model is given
+    :param csv: how CSV files are written, as the fields of CsvOptions
     :param score_batch: let the Databricks feature store score
     """
 
@@ -62,6 +64,8 @@ class Params:
     bad_rows_output: str | None = None
     env_manager: str | None = None
     result_type: str | None = None
+    params: Mapping[str, Any] | None = None
+    csv: Mapping[str, Any] | None = None
     score_batch: bool = False
 
     @property
@@ -88,10 +92,12 @@ class Source:
     """An input.
 
     :param frame: its rows; columns of text if it is CSV
+    :param csv: how its CSV files are written
     """
 
     frame: Any
     is_csv: bool = False
+    csv: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -99,17 +105,32 @@ class Source:
         return [name for name in self.frame.columns if not (self.is_csv and name == BROKEN)]
 
 
-def open_input(spark: Any, place: str, input_format: str | None) -> Source:
-    """Open a table, or Parquet or CSV files."""
+def open_input(spark: Any, place: str, input_format: str | None, csv: Mapping[str, Any] | None = None) -> Source:
+    """Open a table, or Parquet or CSV files.
+
+    :param csv: how CSV files are written, as the fields of CsvOptions
+    """
     if is_table(place):
         return Source(spark.table(quoted(place)))
     if (input_format or _format_of(spark, place)) == "parquet":
         return Source(spark.read.parquet(place))
-    options = {"header": True, "multiLine": True, "escape": '"', "enforceSchema": False}
+    csv = csv or {}
+    quote = csv.get("quote", '"')
+    options = {
+        "header": csv.get("header", True),
+        "multiLine": quote is not None,
+        "sep": csv.get("delimiter", ","),
+        "quote": quote or "",
+        "escape": csv.get("escape") or quote or "\0",
+        "encoding": csv.get("encoding", "utf-8"),
+        "enforceSchema": False,
+    }
     names = spark.read.options(**options).csv(place).columns
+    if not options["header"]:
+        names = [str(position) for position in range(len(names))]
     schema = ", ".join(f"{tick(name)} string" for name in [*names, BROKEN])
     read = spark.read.options(**options, columnNameOfCorruptRecord=BROKEN)
-    return Source(read.schema(schema).csv(place), is_csv=True)
+    return Source(read.schema(schema).csv(place), is_csv=True, csv=csv)
 
 
 def _format_of(spark: Any, place: str) -> str:
@@ -158,6 +179,8 @@ class Plan:
     features: Mapping[str, str | None]
     results: Sequence[tuple[str, Any]]
     as_tensor: bool = False
+    labels: Sequence[Any] | None = None
+    inferred: Sequence[str] = ()
 
     @classmethod
     def of(cls, job: Params, source: Source) -> Plan:
@@ -171,7 +194,13 @@ class Plan:
         inputs = signature.inputs if signature else None
         features = _features(inputs, source, looks_up=job.score_batch)
         results = [] if job.score_batch else _results(signature.outputs if signature else None, job.result_type)
-        plan = cls(job, source, features, results, bool(inputs and inputs.is_tensor_spec()))
+        is_tensor = bool(inputs and inputs.is_tensor_spec())
+        labels = inferred = None
+        if inputs and not is_tensor and not job.score_batch:
+            specs = dict(zip(_column_names(inputs, source.columns), inputs.inputs, strict=True))
+            labels = [name if (label := specs[name].name) is None else label for name in features]
+            inferred = [name for name in features if type(specs[name].type).__name__ == "AnyType"]
+        plan = cls(job, source, features, results, is_tensor, labels, inferred or ())
         plan._check_names()
         return plan
 
@@ -208,25 +237,40 @@ class Plan:
         if self.source.is_csv:
             return self._text(name, kind or "string").try_cast(kind or "string")
         column = self.source.frame[tick(name)]
+        if kind == "timestamp_ntz" and self.source.frame.schema[name].dataType.simpleString() == "timestamp":
+            from pyspark.sql import functions as F  # noqa: N812
+
+            return F.to_utc_timestamp(column, F.current_timezone()).cast(kind)
         return column.cast(kind) if kind else column
 
     def _text(self, name: str, kind: str) -> Any:
         from pyspark.sql import functions as F  # noqa: N812
 
         text = F.coalesce(self.source.frame[tick(name)], F.lit(""))
-        return text if kind == "string" else F.when(~text.isin(*_NO_VALUE), text)
+        nulls = self.source.csv.get("null_values")
+        if kind == "string" and nulls is None:
+            return text
+        text = F.when(~text.isin(*(_NO_VALUE if nulls is None else nulls)), text)
+        if kind in ("float", "double") and self.source.csv.get("decimal") == ",":
+            return F.when(text.contains("."), F.lit("?")).otherwise(F.translate(text, ",", "."))
+        return text
 
     def _reasons(self, name: str, kind: str) -> Iterator[Any]:
         from pyspark.sql import functions as F  # noqa: N812
 
         value, found = self._value(name, kind), self.source.frame.schema[name].dataType.simpleString()
-        unlike = F.lit(f"Column '{name}' has a value that is no {kind}: ")
+        unlike = f"Column '{name}' has a value that is no {kind}"
+
+        def told(shown: Any) -> Any:
+            """Quote the value beside a row that is put aside, and not in an error, which goes to logs."""
+            return F.concat(F.lit(f"{unlike}: "), shown) if self.job.quarantines else F.lit(unlike)
+
         if self.source.is_csv and kind != "string":
             text = self._text(name, kind)
-            yield F.when(text.isNotNull() & value.isNull(), F.concat(unlike, text))
+            yield F.when(text.isNotNull() & value.isNull(), told(text))
         if kind == "double" and found == "bigint":
             column = self.source.frame[tick(name)]
-            yield F.when(value.cast("decimal(38,0)") != column, F.concat(unlike, column.cast("string")))
+            yield F.when(value.cast("decimal(38,0)") != column, told(column.cast("string")))
         if kind in _NEVER_NULL:
             yield F.when(value.isNull(), F.lit(f"Column '{name}' has no value; the model takes {kind} there"))
 
@@ -263,7 +307,7 @@ def _features(inputs: Any, source: Source, *, looks_up: bool) -> dict[str, str |
     specs = inputs.inputs
     if not inputs.has_input_names() and len(specs) != len(columns):
         raise JobError(f"The model takes {len(specs)} columns; the input has {len(columns)}: {', '.join(columns)}.")
-    names = inputs.input_names() if inputs.has_input_names() else columns
+    names = _column_names(inputs, columns)
     wanted = {name: _SQL.get(getattr(spec.type, "name", "")) for name, spec in zip(names, specs, strict=True)}
     required = {name for name, spec in zip(names, specs, strict=True) if spec.required and not looks_up}
     problems = [f"column {name!r} is missing" for name in names if name in required and name not in columns]
@@ -276,6 +320,11 @@ def _features(inputs: Any, source: Source, *, looks_up: bool) -> dict[str, str |
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise JobError(f"The input and the model do not fit:{listed}\nThe input has: {', '.join(columns)}.")
     return {name: kind for name, kind in wanted.items() if name in columns}
+
+
+def _column_names(inputs: Any, columns: Sequence[str]) -> list[str]:
+    """Return the input's column for each of the signature's; a model may have numbers for names, an input has not."""
+    return [str(name) for name in inputs.input_names()] if inputs.has_input_names() else list(columns)
 
 
 def _results(outputs: Any, result_type: str | None) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from airflow_uc_models.engines.csv_options import CsvOptions
 from airflow_uc_models.engines.job import InferenceJob
 from airflow_uc_models.engines.spark_plan import JobError
 from airflow_uc_models.engines.spark_stores import check_remote_folder
@@ -13,13 +14,21 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError
 
 # Each imports only what stands before it.
-_MODULES = ("spark_plan", "spark_stores", "spark_places", "spark_function", "spark_job")
+_MODULES = (
+    "../environments/redaction",
+    "../environments/frames",
+    "spark_plan",
+    "spark_stores",
+    "spark_places",
+    "spark_function",
+    "spark_job",
+)
 _PACKAGE = "airflow_uc_models"
 
 
 def script() -> str:
     """Return the modules' source as one, with ``run(spark, params)`` and ``main()`` in it."""
-    sources = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES]
+    sources = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in _MODULES]
     return "from __future__ import annotations\n\n" + "\n\n".join(_without_own_imports(text) for text in sources)
 
 
@@ -37,6 +46,8 @@ def params_of(job: InferenceJob, version: ModelVersion) -> dict[str, Any]:
         "input": job.input,
         "input_format": job.input_format,
         "output": job.output,
+        "csv": None if job.csv == CsvOptions() else job.csv.to_json(),
+        "params": None if job.params is None else dict(job.params),
         "mode": job.mode,
         "partition_by": list(job.partition_by),
         "keep_columns": None if job.keep_columns is None else list(job.keep_columns),

@@ -176,7 +176,7 @@ def _checked(schema: pa.Schema, file: Location) -> pa.Schema:
     """Return the schema with names and plain types only."""
     import pyarrow as pa
 
-    if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+    if doubled := sorted(name for name, count in Counter(schema.names).items() if count > 1):
         raise InputDataError(f"{file.shown} has more than one column {', '.join(map(repr, doubled))}.")
     return pa.schema([(item.name, _plain(item.type)) for item in schema])
 

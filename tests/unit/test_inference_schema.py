@@ -76,6 +76,7 @@ MORE = {
     *((f"{u}int{n}", "float") for u in ("", "u") for n in (8, 16)),
     ("list<item: int64>", "Array(double)"),
     ("null", "float"),
+    ("timestamp[us, tz=UTC]", "datetime"),
 }
 # ... and less: for these mlflow lets everything pass that pandas holds as Python objects.
 UNSEEN = {"string", "binary", "boolean"}
