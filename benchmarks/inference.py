@@ -102,7 +102,7 @@ def compare_speed(name: str, folder: Path, source: Path, rows: int, repeats: int
 
     from airflow_uc_models.engines.runners import InProcess, Workers, processes_of
     from airflow_uc_models.environments import environment_of
-    from airflow_uc_models.hooks.artifacts import load_pyfunc
+    from airflow_uc_models.environments.loading import load_pyfunc
 
     model, frame, output = load_pyfunc(folder), pd.read_parquet(source), source.with_name("out.parquet")
 
@@ -201,7 +201,7 @@ def measure_memory(folder: Path, source: Path) -> tuple[float, float]:
 
 def memory_of(folder: Path, source: Path) -> None:
     from airflow_uc_models.engines.runners import InProcess
-    from airflow_uc_models.hooks.artifacts import load_pyfunc
+    from airflow_uc_models.environments.loading import load_pyfunc
 
     model = load_pyfunc(folder)
     before = peak_mb()

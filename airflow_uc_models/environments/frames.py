@@ -29,6 +29,7 @@ def frame_of(
     :param is_writable: whoever gets the frame may write to it
     """
     import pandas as pd
+    import pyarrow as pa
 
     names = rows.schema.names
     apart = [i for i, column in enumerate(rows.columns) if names[i] in inferred or _is_apart(column)]
@@ -36,7 +37,8 @@ def frame_of(
         frame = rows.to_pandas(split_blocks=not is_writable)
     else:
         rest = [name for i, name in enumerate(names) if i not in apart]
-        frame = rows.select(rest).to_pandas() if rest else pd.DataFrame(index=pd.RangeIndex(rows.num_rows))
+        flat = pa.RecordBatch.from_arrays([rows.column(names.index(name)) for name in rest], names=rest)
+        frame = flat.to_pandas() if rest else pd.DataFrame(index=pd.RangeIndex(rows.num_rows))
         for i in apart:
             dtype = None if names[i] in inferred else object
             frame.insert(i, names[i], pd.Series(python_values(rows.column(i)), dtype=dtype))
