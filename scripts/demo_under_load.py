@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+STOPPING = "Stopping MLflow and Airflow ..."  # what a demo prints when its servers stop
 # The demo's own limits are far below.
 _TIMEOUT = 3600.0
 
@@ -70,9 +72,14 @@ def _run(folder: Path, options: list[str]) -> tuple[float, str]:
     seconds = time.monotonic() - began
     if status == 0 and (folder / "home" / "summary.json").is_file():
         return seconds, ""
-    lines = [line for line in output.read_text().splitlines() if line.strip()]
-    reason = next((line for line in reversed(lines) if not line.startswith(("The demo failed", "Stopping"))), "")
-    return seconds, f"status {status}: {reason.strip()}; see {output}"
+    return seconds, f"status {status}: {_reason(output.read_text())}; see {output}"
+
+
+def _reason(output: str) -> str:
+    """Return the first line of what a demo says about its failure, and the first error in the logs that follow it."""
+    told = [line.strip() for line in output.partition(STOPPING)[2].splitlines() if line.strip()]
+    error = next((line for line in told[1:] if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
+    return " ".join([*told[:1], error]).strip() or output.strip().rpartition("\n")[2]
 
 
 @contextmanager
