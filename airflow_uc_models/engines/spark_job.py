@@ -130,7 +130,8 @@ def _predicts_here(spark: Any, plan: Plan) -> bool:
     if plan.job.score_batch or "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return False
     if (plan.job.env_manager or "local") == "local":
-        return True
+        # A model that is not here is brought to the workers by mlflow.
+        return plan.job.quarantines or is_remote(spark) or plan.job.model_path is not None
     if is_remote(spark):
         raise JobError(
             f"Over Spark Connect, env_manager={plan.job.env_manager!r} is not possible: the model runs in the "
