@@ -70,9 +70,9 @@ def test_what_a_function_raises_is_raised_here(start, caplog):
     caplog.set_level(logging.INFO)
     given = start("if rows['x'][0] < 0: raise KeyError('negative')\nreturn rows['x'][1:]")
     with ModelProcess.started(given) as process:
-        with pytest.raises(PredictionError, match="KeyError: 'negative'"):
+        with pytest.raises(PredictionError, match="KeyError: 'negative'") as caught:
             process.predict(rows(-1))
-        assert "model.py" in caplog.text, "where it was raised"
+        assert "model.py" in str(caught.value), "where it was raised"
         with pytest.raises(PredictionError, match=r"^The model returned 1 values of 'prediction' for 2 rows\.$"):
             process.predict(rows(1, 2))
         with pytest.raises(PredictionError, match="KeyError: 'no_such_function'"):
