@@ -13,6 +13,7 @@ from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.names import ModelName, parse_alias, parse_schema
 
 WHOLE_SCHEMA = ".*"
+RECONCILE_SECONDS = 600.0  # between two looks that leave nothing out
 _ANY_VALUE: tuple[str, ...] = ()
 
 

@@ -6,16 +6,18 @@ import logging
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow.sdk import BaseHook
 
 from airflow_uc_models.compat import AirflowNotFoundException, get_connection_async
 from airflow_uc_models.exceptions import ConnectionConfigError, UCModelsError
-from airflow_uc_models.hooks.endpoint import Endpoint, endpoint_of
-from airflow_uc_models.hooks.transport import AsyncRun, Transport
-from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.call import Call
+
+if TYPE_CHECKING:
+    from airflow_uc_models.hooks.endpoint import Endpoint
+    from airflow_uc_models.hooks.transport import AsyncRun, Transport
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 T = TypeVar("T")
 
@@ -61,6 +63,8 @@ class ModelRegistryHook(BaseHook):
     @property
     def endpoint(self) -> Endpoint:
         """The registry and the way to it; read once."""
+        from airflow_uc_models.hooks.endpoint import endpoint_of
+
         if self._endpoint is None:
             with expect_connection(self.registry_conn_id, self._role):
                 connection = self.get_connection(self.registry_conn_id)
@@ -69,6 +73,8 @@ class ModelRegistryHook(BaseHook):
 
     async def aendpoint(self) -> Endpoint:
         """Return the same without blocking the event loop."""
+        from airflow_uc_models.hooks.endpoint import endpoint_of
+
         if self._endpoint is None:
             with expect_connection(self.registry_conn_id, self._role):
                 connection, extra = await get_connection_async(self, self.registry_conn_id)
@@ -150,12 +156,14 @@ class _FormHook(ModelRegistryHook):
         from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
         from wtforms import PasswordField, StringField
 
-        return {
-            key: PasswordField(field["label"], widget=BS3PasswordFieldWidget())
-            if field["schema"].get("format") == "password"
-            else StringField(field["label"], widget=BS3TextFieldWidget())
-            for key, field in cls._form()["conn-fields"].items()
-        }
+        widgets = {}
+        for key, field in cls._form()["conn-fields"].items():
+            told = {"description": field["description"], "default": field["schema"].get("default")}
+            if field["schema"].get("format") == "password":
+                widgets[key] = PasswordField(field["label"], widget=BS3PasswordFieldWidget(), **told)
+            else:
+                widgets[key] = StringField(field["label"], widget=BS3TextFieldWidget(), **told)
+        return widgets
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

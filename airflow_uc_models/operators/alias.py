@@ -10,12 +10,13 @@ from airflow_uc_models.events import MODEL_VERSION_ALIAS_CREATED, MODEL_VERSION_
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.operators.base import ModelOperator
-from airflow_uc_models.registry.aliases import AliasMove, delete_alias, move_alias, rollback_alias
-from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.call import Call
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.registry.aliases import AliasMove
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 
 class _AliasOperator(ModelOperator):
@@ -69,6 +70,8 @@ class SetRegisteredModelAliasOperator(_AliasOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Move the alias."""
+        from airflow_uc_models.registry.aliases import move_alias
+
         name, current = registry.normalize(self.model_name), None
         if self.is_heard() and not self.is_retry(context) and registry.capabilities.aliases:
             current = (yield from registry.get_registered_model(name)).aliases.get(self.alias)
@@ -111,6 +114,8 @@ class RollbackRegisteredModelAliasOperator(_AliasOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Roll the alias back."""
+        from airflow_uc_models.registry.aliases import rollback_alias
+
         steps, to_version = _given(self.steps), _given(self.to_version)
         if steps is not None and to_version is not None:
             raise InvalidArgumentError("Give steps or to_version, not both.")
@@ -148,6 +153,8 @@ class DeleteRegisteredModelAliasOperator(_AliasOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Delete the alias."""
+        from airflow_uc_models.registry.aliases import delete_alias
+
         name, alias = registry.normalize(self.model_name), parse_alias(self.alias)
         try:
             yield from delete_alias(registry, name, alias)

@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 
-from airflow_uc_models.approvals import PENDING, STATUS_TAG, TIME_FORMAT, Answer, ApprovalRequest
 from airflow_uc_models.compat import AirflowFailException, AirflowSkipException
-from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.events import MODEL_VERSION_TAG_SET
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.hooks.run_pages import report_page, run_page
 from airflow_uc_models.names import parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator, fail_without_retry
-from airflow_uc_models.registry.approval import NO_TAGS, expect_created_at, note_approval
-from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.facts import Origin, origin_of
-from airflow_uc_models.registry.registration import resolve
 from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.approvals import Answer, ApprovalRequest
+    from airflow_uc_models.entities import ModelVersion
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 _ANSWER_KEY = "uc_models_approval"
 _CREATED_KEY = "created_at"
@@ -108,6 +105,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
 
     def perform(self, context: Context) -> Any:
         """Ask, unless an earlier try was answered and could not write that down."""
+        from airflow_uc_models.approvals import PENDING, TIME_FORMAT
+        from airflow_uc_models.registry.approval import NO_TAGS, note_approval
+
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         self.hook.registry.tag_rules(NO_TAGS)
         if self.assigned_users is not None and not self.assigned_users:
@@ -158,6 +158,11 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         return f"{name}/{number} {created_at} {context['ti'].max_tries}"
 
     def _request(self, version: ModelVersion) -> ApprovalRequest:
+        from airflow_uc_models.approvals import ApprovalRequest
+        from airflow_uc_models.entities import ModelVersion
+        from airflow_uc_models.hooks.run_pages import report_page, run_page
+        from airflow_uc_models.registry.facts import Origin, origin_of
+
         registry, endpoint = self.hook.registry, self.hook.endpoint
         verdict = self._checked_verdict(version)
         origin, champion, of_champion = self.hook.run(origin_of(registry, version)), None, Origin()
@@ -174,6 +179,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         )
 
     def _checked_verdict(self, version: ModelVersion) -> Mapping[str, Any] | None:
+        from airflow_uc_models.registry.approval import expect_created_at
+
         verdict = self.verdict
         if not verdict:
             return None
@@ -192,6 +199,9 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
 
     def _conclude(self, context: Context, event: dict[str, Any], created_at: int | None) -> Any:
         """Write the answer onto the version, leave it in XCom, fail or skip after a rejection."""
+        from airflow_uc_models.approvals import STATUS_TAG
+        from airflow_uc_models.registry.approval import note_approval
+
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         answer = self._answer(event)
         tags = answer.tags()
@@ -218,6 +228,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         return result
 
     def _answer(self, event: Mapping[str, Any]) -> Answer:
+        from airflow_uc_models.approvals import Answer
+
         chosen = list(event["chosen_options"])
         self.validate_chosen_options(chosen)
         if len(chosen) != 1:
@@ -257,6 +269,9 @@ class SetModelVersionApprovalTagOperator(ModelVersionOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Set the tag."""
+        from airflow_uc_models.registry.approval import NO_TAGS
+        from airflow_uc_models.registry.registration import resolve
+
         if not str(self.tag).casefold().startswith("approval"):
             raise InvalidArgumentError(
                 f"tag is {self.tag!r}: Databricks takes a task for an approval task only if its name begins with "

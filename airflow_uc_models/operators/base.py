@@ -13,17 +13,17 @@ from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.names import ModelRef
-from airflow_uc_models.operators.outlets import Told, emit, tells
 from airflow_uc_models.operators.text_fields import TextFieldsMixin
-from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import task_key
 from airflow_uc_models.results import publish
 from airflow_uc_models.scratch import scratch_of_task
 from airflow_uc_models.writing import full_disk
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.operators.outlets import Told
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 
 class TaskStopped(BaseException):
@@ -88,6 +88,8 @@ class ModelRegistryOperator(TextFieldsMixin):
 
     def execute(self, context: Context) -> Any:
         """Do the work once; what it returns goes to XCom, as a whole and by field."""
+        from airflow_uc_models.operators.outlets import tells
+
         self._executing, self._told = True, None
         try:
             with fail_without_retry(self.registry_conn_id), scratch_of_task(self.task_key(context, "")):
@@ -115,6 +117,8 @@ class ModelRegistryOperator(TextFieldsMixin):
 
     def is_heard(self) -> bool:
         """Whether the task has outlets that carry what it does to a model."""
+        from airflow_uc_models.operators.outlets import tells
+
         return tells(self.outlets)
 
     def tell(
@@ -132,6 +136,8 @@ class ModelRegistryOperator(TextFieldsMixin):
             self._told.append((event, hook.registry_conn_id, hook.registry.normalize))
 
     def _emit(self, context: Context) -> None:
+        from airflow_uc_models.operators.outlets import emit
+
         if self._told is not None:
             for uri in emit(context, self.outlets, self._told):
                 self.log.warning("Outlet %s is not of the model and connection that this task changed", uri)
@@ -149,6 +155,8 @@ class ModelRegistryOperator(TextFieldsMixin):
 
     def task_key(self, context: Context, source: str) -> str:
         """Return the key that all tries of this task instance share for this source."""
+        from airflow_uc_models.registry.registration import task_key
+
         ti = context["ti"]
         return task_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, source)
 

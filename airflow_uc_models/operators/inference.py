@@ -7,19 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_uc_models.compat import conf
-from airflow_uc_models.engines import Ended, InferenceEngine, InferenceJob, Scored, Waiting, engine_of
-from airflow_uc_models.engines.csv_options import CsvOptions
-from airflow_uc_models.engines.job import METADATA_COLUMNS
-from airflow_uc_models.engines.model_params import RenderedText
-from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.names import ModelRef
 from airflow_uc_models.operators.base import ModelRegistryOperator, fail_without_retry
-from airflow_uc_models.registry.registration import resolve
 from airflow_uc_models.results import publish
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.engines import InferenceEngine, InferenceJob, Scored
+    from airflow_uc_models.engines.csv_options import CsvOptions
+    from airflow_uc_models.entities import ModelVersion
 
 _UNSET = (None, "", "None")  # also what a template may leave
 
@@ -171,6 +169,9 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
     def perform(self, context: Context) -> dict[str, Any]:
         """Score, with the version that the reference names now."""
+        from airflow_uc_models.engines import Waiting, engine_of
+        from airflow_uc_models.registry.registration import resolve
+
         reference = ModelRef.parse(self.model_uri)
         engine, job = engine_of(self.engine), self._job(context, datetime.now(UTC))
         engine.capabilities.check(job)
@@ -200,6 +201,9 @@ class BatchInferenceOperator(ModelRegistryOperator):
         self, context: Context, event: dict[str, Any], version: dict[str, Any], state: dict[str, Any], scored_at: str
     ) -> dict[str, Any]:
         """Finish a job that ran elsewhere."""
+        from airflow_uc_models.engines import Ended, engine_of
+        from airflow_uc_models.entities import ModelVersion
+
         with fail_without_retry(self.registry_conn_id):
             engine: Any = engine_of(self.engine)
             job, used = self._job(context, datetime.fromisoformat(scored_at)), ModelVersion.from_xcom(version)
@@ -246,6 +250,9 @@ class BatchInferenceOperator(ModelRegistryOperator):
         return given or None
 
     def _job(self, context: Context, scored_at: datetime) -> InferenceJob:
+        from airflow_uc_models.engines import InferenceJob
+        from airflow_uc_models.engines.csv_options import CsvOptions
+
         deferrable = self.deferrable
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
@@ -271,6 +278,8 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
 
 def _rendered(given: Any, rendered: Any) -> Any:
+    from airflow_uc_models.engines.model_params import RenderedText
+
     return RenderedText(rendered) if isinstance(rendered, str) and rendered != given else rendered
 
 
@@ -294,6 +303,8 @@ def _names(parameter: str, value: Sequence[str] | None) -> tuple[str, ...] | Non
 
 def _metadata(value: bool | str | Sequence[str] | None) -> tuple[str, ...]:
     """Return names of columns; the words are what a template makes of True and False."""
+    from airflow_uc_models.engines.job import METADATA_COLUMNS
+
     switches = {"true": METADATA_COLUMNS, "false": (), "none": (), "": ()}
     text = str(value).strip().lower()
     if value is None or isinstance(value, bool | str):

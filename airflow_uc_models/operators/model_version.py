@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.events import MODEL_VERSION_DELETED, MODEL_VERSION_READY
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.hooks.folders import download_to
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.hooks.transfer import NewVersion, copy, register
 from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
-from airflow_uc_models.operators.task_memory import TaskMemory
 from airflow_uc_models.operators.text_fields import as_switch
-from airflow_uc_models.registry.base import Registry, str_tags
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import redescribed, resolve
-from airflow_uc_models.registry.retention import delete_older, delete_one, search_versions
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.hooks.transfer import NewVersion
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 # A version that a task made is not older than its Dag run, but for what the clocks differ; a day is more than enough.
 _CLOCK_SKEW_SECONDS = 24 * 3600
@@ -29,6 +26,9 @@ _CLOCK_SKEW_SECONDS = 24 * 3600
 
 def _new_version(operator: ModelRegistryOperator, context: Context, name: str, what: str, **fields: Any) -> NewVersion:
     """Describe the version to be made, with what lets a retry find the one of an earlier try."""
+    from airflow_uc_models.hooks.transfer import NewVersion
+    from airflow_uc_models.operators.task_memory import TaskMemory
+
     run_after = getattr(context.get("dag_run"), "run_after", None)
     since = int((run_after.timestamp() - _CLOCK_SKEW_SECONDS) * 1000) if run_after else 0
     key = operator.task_key(context, what)
@@ -97,6 +97,9 @@ class RegisterModelOperator(ModelOperator):
 
     def perform(self, context: Context) -> Any:
         """Register the model."""
+        from airflow_uc_models.hooks.transfer import register
+        from airflow_uc_models.registry.base import str_tags
+
         name, source = self.hook.registry.normalize(self.model_name), parse_source(self.model_uri)
         what = f"register {source.uri} as {name}"
         version = register(
@@ -178,6 +181,8 @@ class CopyModelVersionOperator(ModelRegistryOperator):
 
     def perform(self, context: Context) -> Any:
         """Copy the version."""
+        from airflow_uc_models.hooks.transfer import copy
+
         reference = self._reference()
         destination = self.hook
         if self.destination_conn_id:
@@ -222,6 +227,8 @@ class GetModelVersionOperator(ModelVersionOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Get the version."""
+        from airflow_uc_models.registry.registration import resolve
+
         version = yield from resolve(registry, self.reference())
         self.log_effect("Read version %s of %s", version.version, version.name)
         self.link_to(context, version.name, version.version)
@@ -254,6 +261,8 @@ class UpdateModelVersionOperator(ModelVersionOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Update the version."""
+        from airflow_uc_models.registry.registration import redescribed, resolve
+
         registry.check_texts(description=self.description)
         found = yield from resolve(registry, self.reference())
         description = redescribed(registry, found, self.description)
@@ -291,6 +300,9 @@ class DownloadModelVersionOperator(ModelVersionOperator):
 
     def perform(self, context: Context) -> Any:
         """Download the files."""
+        from airflow_uc_models.hooks.folders import download_to
+        from airflow_uc_models.registry.registration import resolve
+
         version = self.hook.run(resolve(self.hook.registry, self.reference()))
         path = download_to(self.hook, version, self.destination)
         self.log_effect("Downloaded version %s of %s -> %s", version.version, version.name, path)
@@ -323,6 +335,9 @@ class SearchModelVersionsOperator(ModelOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Search for versions."""
+        from airflow_uc_models.registry.base import str_tags
+        from airflow_uc_models.registry.retention import search_versions
+
         name = registry.normalize(self.model_name)
         found = yield from search_versions(registry, name, tags=str_tags(self.tags), status=self.status or None)
         self.log_effect("Found %d versions of %s", len(found), name)
@@ -368,6 +383,8 @@ class DeleteModelVersionOperator(ModelOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Delete the version or the older ones."""
+        from airflow_uc_models.registry.retention import delete_older, delete_one
+
         name = registry.normalize(self.model_name)
         if (self.version is None) == (self.keep_last is None):
             raise InvalidArgumentError("Give version or keep_last, one of the two.")
@@ -376,13 +393,9 @@ class DeleteModelVersionOperator(ModelOperator):
                 raise InvalidArgumentError("keep_last always keeps versions with an alias; leave even_if_aliased out.")
             deleted = yield from delete_older(registry, name, parse_version(self.keep_last))
         else:
-            deleted = yield from delete_one(
-                registry,
-                name,
-                parse_version(self.version or ""),
-                even_if_aliased=self.even_if_aliased,
-                missing_ok=self.is_retry(context),
-            )
+            number = parse_version(self.version or "")
+            options = {"even_if_aliased": self.even_if_aliased, "missing_ok": self.is_retry(context)}
+            deleted = yield from delete_one(registry, name, number, **options)
         self.log_effect("Deleted versions of %s: %s", name, ", ".join(map(str, deleted)) or "none")
         self.link_to(context, name)
         gone = deleted or ([parse_version(self.version)] if self.version and self.is_retry(context) else [])

@@ -15,13 +15,14 @@ from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, NotFoundError
 from airflow_uc_models.operators.base import ModelRegistryOperator, fail_without_retry
 from airflow_uc_models.operators.watermark_store import WatermarkStore, watermark_key
-from airflow_uc_models.registry.base import Registry, str_tags
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.pending import Pending, Wanted, find_pending, parse_time
 from airflow_uc_models.watermark import Handled, Watermark
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
+    from airflow_uc_models.registry.pending import Pending
 
 _LISTED = "pending_listed"
 _NAMED_IN_MESSAGES = 10
@@ -111,6 +112,9 @@ class PendingModelVersionsOperator(ModelRegistryOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """List what is pending, and leave for the marking task what it must know."""
+        from airflow_uc_models.registry.base import str_tags
+        from airflow_uc_models.registry.pending import Wanted, find_pending, parse_time
+
         _expect_unmapped(context)
         wanted = Wanted(
             scope=self.scope,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg, chain, task_group
 
@@ -17,7 +17,9 @@ from airflow_uc_models.operators.promotion_tasks import (
     SetPromotedAlias,
     ValidateCandidate,
 )
-from airflow_uc_models.policies import PromotionPolicy
+
+if TYPE_CHECKING:
+    from airflow_uc_models.policies import PromotionPolicy
 
 # What tasks there are is settled when the Dag is parsed, so these are the same for all mapped models.
 _SAME_FOR_ALL = ("approval", "fail_on_rejection", "registry_conn_id")

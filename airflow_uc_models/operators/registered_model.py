@@ -15,13 +15,12 @@ from airflow_uc_models.exceptions import (
 )
 from airflow_uc_models.names import ModelName
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator
-from airflow_uc_models.registry.base import Registry, str_tags
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import create_model_once, redescribed
-from airflow_uc_models.registry.retention import delete_model
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 
 class CreateRegisteredModelOperator(ModelOperator):
@@ -62,6 +61,9 @@ class CreateRegisteredModelOperator(ModelOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Create the model."""
+        from airflow_uc_models.registry.base import str_tags
+        from airflow_uc_models.registry.registration import create_model_once
+
         if self.if_exists not in {"ignore", "fail"}:
             raise InvalidArgumentError(f"if_exists is 'ignore' or 'fail', not {self.if_exists!r}.")
         name = registry.normalize(self.model_name)
@@ -101,6 +103,8 @@ class UpdateRegisteredModelOperator(ModelOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Update the model."""
+        from airflow_uc_models.registry.registration import redescribed
+
         registry.check_texts(description=self.description)
         name = registry.normalize(self.model_name)
         description = self.description
@@ -199,6 +203,8 @@ class DeleteRegisteredModelOperator(ModelOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Delete the model."""
+        from airflow_uc_models.registry.retention import delete_model
+
         name = registry.normalize(self.model_name)
         try:
             yield from delete_model(registry, name)

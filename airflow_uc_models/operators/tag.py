@@ -14,12 +14,12 @@ from airflow_uc_models.events import (
 )
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.operators.base import ModelOperator, ModelVersionOperator
-from airflow_uc_models.registry.base import Registry, str_tags
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.registration import resolve
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
 
 _SHOWN = 100
 
@@ -116,6 +116,8 @@ class SetModelVersionTagsOperator(ModelVersionOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Set the tags."""
+        from airflow_uc_models.registry.registration import resolve
+
         tags = _checked(registry, self.tags)
         version = yield from resolve(registry, self.reference())
         for key, value in tags.items():
@@ -152,6 +154,8 @@ class DeleteModelVersionTagsOperator(ModelVersionOperator):
 
     def call(self, registry: Registry, context: Context) -> Call[Any]:
         """Delete the tags that are there."""
+        from airflow_uc_models.registry.registration import resolve
+
         keys = _checked_keys(registry, self.keys)
         version = yield from resolve(registry, self.reference())
         for key in keys:
@@ -190,6 +194,8 @@ def _without(tags: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
 
 
 def _checked(registry: Registry, tags: Mapping[str, Any]) -> dict[str, str]:
+    from airflow_uc_models.registry.base import str_tags
+
     if not tags:
         raise InvalidArgumentError("tags is empty; give at least one tag to set.")
     checked = str_tags(tags)

@@ -10,24 +10,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_uc_models.compat import AirflowFailException
-from airflow_uc_models.entities import FAILED_REGISTRATION, ModelVersion
-from airflow_uc_models.evaluation import METRIC_PREFIX
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
-from airflow_uc_models.hooks.run_pages import run_page
-from airflow_uc_models.hooks.version_facts import candidate_facts, champion_facts
 from airflow_uc_models.lazy import lazy_names
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.operators.base import ModelOperator
-from airflow_uc_models.policies import Facts, PromotionPolicy
-from airflow_uc_models.registry.base import Registry
-from airflow_uc_models.registry.call import Call
-from airflow_uc_models.registry.facts import Origin, champion_of
 from airflow_uc_models.results import publish
-from airflow_uc_models.validation_report import Report, champion_label, report_path, unfinished, version_label
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.entities import ModelVersion
+    from airflow_uc_models.policies import Facts, PromotionPolicy
+    from airflow_uc_models.registry.base import Registry
+    from airflow_uc_models.registry.call import Call
+    from airflow_uc_models.registry.facts import Origin
 
 VERDICT_KEY = "verdict"
 STATUS_TAG = "validation_status"
@@ -80,6 +77,9 @@ class ValidationBase(ModelOperator):
 
     def judge(self, context: Context) -> dict[str, Any]:
         """Judge the version, push the verdict under the key ``verdict``, write tags and report, and return it."""
+        from airflow_uc_models.policies import PromotionPolicy
+        from airflow_uc_models.validation_report import report_path
+
         policy = PromotionPolicy.of(self.policy)
         candidate, champion = self.hook.run(self._pair(self.hook.registry))
         self.link_to(context, candidate.name, candidate.version)
@@ -113,6 +113,9 @@ class ValidationBase(ModelOperator):
         path: str,
     ) -> tuple[Facts, Facts | None, Origin]:
         """Gather what the rules ask of both, and where the candidate came from."""
+        from airflow_uc_models.hooks.version_facts import candidate_facts, champion_facts
+        from airflow_uc_models.validation_report import unfinished
+
         facts, origin = candidate_facts(self.hook, candidate, policy, datetime.now(UTC))
         against = None
         if champion is not None:
@@ -132,6 +135,9 @@ class ValidationBase(ModelOperator):
 
     def _log_metrics(self, facts: Facts, origin: Origin, verdict: Mapping[str, Any]) -> None:
         """Log what was measured to the candidate's run, beside what its training logged."""
+        from airflow_uc_models.evaluation import METRIC_PREFIX
+        from airflow_uc_models.validation_report import version_label
+
         found = {METRIC_PREFIX + name: facts.metrics[name] for name in facts.evaluated_on}
         finite = {name: value for name, value in found.items() if math.isfinite(value)}
         if finite and origin.run_id is None:
@@ -144,6 +150,9 @@ class ValidationBase(ModelOperator):
 
     def _pair(self, registry: Registry) -> Call[tuple[ModelVersion, ModelVersion | None]]:
         """Get the candidate, which must be READY, and the champion, which need not exist yet."""
+        from airflow_uc_models.entities import FAILED_REGISTRATION
+        from airflow_uc_models.registry.facts import champion_of
+
         registry.tag_rules(
             "A verdict is a set of tags, and the champion is found by alias. Validate before the copy, in an MLflow "
             "server or in Unity Catalog on Databricks."
@@ -165,6 +174,8 @@ class ValidationBase(ModelOperator):
 
     def _report(self, verdict: Mapping[str, Any], run_id: str | None, path: str) -> str | None:
         """Return where the report goes; None if nowhere."""
+        from airflow_uc_models.validation_report import version_label
+
         if not self.log_report:
             return None
         if run_id is None:
@@ -193,6 +204,9 @@ class ValidationBase(ModelOperator):
             self.hook.run(_write_tags(self.hook.registry, verdict))
 
     def _log_report(self, context: Context, verdict: Mapping[str, Any], run_id: str | None) -> None:
+        from airflow_uc_models.hooks.run_pages import run_page
+        from airflow_uc_models.validation_report import Report
+
         if not (verdict["report"] and run_id):
             return
         endpoint, champion = self.hook.endpoint, verdict["champion"]
@@ -213,6 +227,8 @@ class ValidationBase(ModelOperator):
 
     def log_verdict(self, verdict: Mapping[str, Any]) -> None:
         """Log the verdict, one line per check."""
+        from airflow_uc_models.validation_report import champion_label, version_label
+
         width = max(len(check["rule"]) for check in verdict["checks"])
         lines = [
             f"  {'passed' if check['passed'] else 'FAILED'}  {check['rule']:<{width}}  {check['reason']}"
@@ -269,6 +285,8 @@ class ValidateModelVersionOperator(ValidationBase):
 
     def perform(self, context: Context) -> Any:
         """Judge the version."""
+        from airflow_uc_models.validation_report import version_label
+
         verdict = self.judge(context)
         if not verdict["approved"] and self.fail_on_rejection is not False:  # None does not open the gate
             context["ti"].xcom_push(key="return_value", value=verdict)
@@ -278,6 +296,8 @@ class ValidateModelVersionOperator(ValidationBase):
 
 def _write_tags(registry: Registry, verdict: Mapping[str, Any]) -> Call[None]:
     """Write the verdict onto the version; the status never says approved before the rest is written."""
+    from airflow_uc_models.validation_report import champion_label
+
     tags = [
         (STATUS_TAG, verdict["validation_status"]),
         (REASONS_TAG, reasons_tag(verdict)),

@@ -11,7 +11,6 @@ from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow_uc_models.compat import AirflowSkipException
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.operators.validation import ValidationBase
-from airflow_uc_models.validation_report import version_label
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -104,6 +103,8 @@ class ShortCircuitOnModelValidationOperator(ValidationBase, SkipMixin):
 
     def perform(self, context: Context) -> Any:
         """Judge the version and skip what is downstream of a rejected one."""
+        from airflow_uc_models.validation_report import version_label
+
         verdict = self.judge(context)
         if not verdict["approved"]:
             context["ti"].xcom_push(key="return_value", value=verdict)

@@ -26,9 +26,8 @@ from airflow_uc_models.registry.base import Registry, quoted
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.registration import version_if_there, versions_of
 from airflow_uc_models.registry.sweep import Sweep
-from airflow_uc_models.watches import Part, Watch
+from airflow_uc_models.watches import RECONCILE_SECONDS, Part, Watch
 
-RECONCILE_SECONDS = 600.0
 FEW_VERSIONS = 10  # so many are listed as cheaply as one is asked for
 _FEW_MODELS = 4  # from so many on a sweep over the schema is cheaper than asking for each
 _TAGGED_VERSIONS = 10  # versions whose tags are read in each round

@@ -21,8 +21,9 @@ from airflow_uc_models.exceptions import NotFoundError
 from airflow_uc_models.registry.base import Registry
 from airflow_uc_models.registry.call import Call
 from airflow_uc_models.registry.facts import NO_SCHEMA
-from airflow_uc_models.registry.poll import FEW_VERSIONS, RECONCILE_SECONDS
+from airflow_uc_models.registry.poll import FEW_VERSIONS
 from airflow_uc_models.registry.registration import version_if_there, versions_of
+from airflow_uc_models.watches import RECONCILE_SECONDS
 
 _NEXT_NUMBERS = 3
 

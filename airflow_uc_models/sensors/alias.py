@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.conditions import AliasedModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.names import parse_alias, parse_version
 from airflow_uc_models.sensors.base import RegistrySensor
-from airflow_uc_models.sensors.handled import Handled
 from airflow_uc_models.sensors.model_version import parse_baseline
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.conditions import AliasedModelVersion
+    from airflow_uc_models.sensors.handled import Handled
 
 
 class RegisteredModelAliasSensor(RegistrySensor):
@@ -83,6 +84,8 @@ class RegisteredModelAliasSensor(RegistrySensor):
 
     def condition(self, context: Context) -> AliasedModelVersion:
         """Wait for the alias to point there."""
+        from airflow_uc_models.conditions import AliasedModelVersion
+
         name, alias = self.hook.registry.normalize(self.model_name), parse_alias(self.alias)
         version = None if self.version in (None, "", "None") else parse_version(self.version)
         newer_than = parse_baseline("newer_than", self.newer_than)
@@ -106,6 +109,8 @@ class RegisteredModelAliasSensor(RegistrySensor):
         self._handled(context, found["name"]).keep(kept)
 
     def _handled(self, context: Context, name: str) -> Handled:
+        from airflow_uc_models.sensors.handled import Handled
+
         return Handled(context, "alias", (self.registry_conn_id, name, self.alias))
 
 

@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_uc_models.compat import AirflowFailException, AirflowSensorTimeout, AirflowSkipException, conf
-from airflow_uc_models.conditions import Condition, FoundAlready, Outcome, Waiting
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import ModelVersionLink, store_link
 from airflow_uc_models.operators.base import fail_without_retry
 from airflow_uc_models.operators.text_fields import TextFieldsMixin
-from airflow_uc_models.registry.watch import Looked, evaluate
 from airflow_uc_models.results import publish
-from airflow_uc_models.sensors.handled import FoundByAnotherTry
-from airflow_uc_models.triggers.condition import ConditionTrigger
-from airflow_uc_models.triggers.waiting_log import StoredReason, WaitingLog, timed_out
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.conditions import Condition, Outcome
 
 # The trigger reports a timeout itself. Should no triggerer run, the scheduler ends the wait this much later.
 _TRIGGER_GRACE = timedelta(minutes=5)
@@ -58,6 +55,9 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
         poll_interval: float | timedelta | None = None,
         **kwargs: Any,
     ) -> None:
+        from airflow_uc_models.registry.watch import Looked
+        from airflow_uc_models.triggers.waiting_log import WaitingLog
+
         if poll_interval is not None:
             kwargs["poke_interval"] = poll_interval
         super().__init__(**kwargs)
@@ -92,6 +92,9 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait; what was waited for goes to XCom."""
+        from airflow_uc_models.registry.watch import Looked
+        from airflow_uc_models.triggers.waiting_log import StoredReason, WaitingLog, timed_out
+
         self._condition, self._started, self._looked = None, time.time(), Looked()
         store = context.get("task_state_store") if self.reschedule else None
         self._waiting = WaitingLog(self.log, StoredReason.of(store, context["ti"].try_number))
@@ -107,6 +110,10 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once. A deferrable sensor that has to wait leaves from here."""
+        from airflow_uc_models.conditions import FoundAlready, Waiting
+        from airflow_uc_models.registry.watch import Looked
+        from airflow_uc_models.sensors.handled import FoundByAnotherTry
+
         with fail_without_retry(self.registry_conn_id):
             if self._condition is None:
                 self.check_text()
@@ -133,6 +140,8 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
         return self._end(context, event)
 
     def _look(self, condition: Condition) -> Outcome:
+        from airflow_uc_models.registry.watch import evaluate
+
         try:
             look = evaluate(self.hook.registry, condition, self._looked)
             outcome = self.hook.run(look, quiet=self._waiting.in_trouble)
@@ -143,6 +152,8 @@ class RegistrySensor(TextFieldsMixin, BaseSensorOperator):
         return self._waiting.tell(outcome)
 
     def _defer(self, condition: Condition) -> None:
+        from airflow_uc_models.triggers.condition import ConditionTrigger
+
         deadline = self._started + self.timeout
         backoff = self.max_wait.total_seconds() if self.max_wait else float(self.timeout)
         self.defer(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.conditions import NewModelVersion, TaggedModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError, InvalidNameError
 from airflow_uc_models.names import ModelRef, parse_alias, parse_version
-from airflow_uc_models.registry.base import str_tags
 from airflow_uc_models.sensors.base import RegistrySensor
-from airflow_uc_models.sensors.handled import Handled
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.conditions import NewModelVersion, TaggedModelVersion
+    from airflow_uc_models.sensors.handled import Handled
 
 
 class ModelVersionSensor(RegistrySensor):
@@ -80,6 +80,9 @@ class ModelVersionSensor(RegistrySensor):
 
     def condition(self, context: Context) -> NewModelVersion:
         """Wait for a version newer than what was handled last."""
+        from airflow_uc_models.conditions import NewModelVersion
+        from airflow_uc_models.registry.base import str_tags
+
         name = self.hook.registry.normalize(self.model_name)
         tags, alias, after = self.tags, self.alias, parse_baseline("after_version", self.after_version)
         if after is None:
@@ -99,6 +102,8 @@ class ModelVersionSensor(RegistrySensor):
         self._handled(context, name).keep({"name": name, "version": found["version"]})
 
     def _handled(self, context: Context, name: str) -> Handled:
+        from airflow_uc_models.sensors.handled import Handled
+
         return Handled(context, "version", (self.registry_conn_id, name))
 
 
@@ -170,6 +175,8 @@ class ModelVersionTagSensor(RegistrySensor):
 
     def condition(self, context: Context) -> TaggedModelVersion:  # noqa: ARG002 - one signature for all sensors
         """Wait for the tag."""
+        from airflow_uc_models.conditions import TaggedModelVersion
+
         name = self.hook.registry.normalize(self.model_name)
         reference = ModelRef.of(name, version=self.version, alias=self.alias)
         values, failed = _values("value", self.value), _values("failed_value", self.failed_value) or []

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.conditions import NewRegisteredModel
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.names import ModelName, parse_schema
 from airflow_uc_models.sensors.base import RegistrySensor
-from airflow_uc_models.sensors.handled import Handled
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+    from airflow_uc_models.conditions import NewRegisteredModel
+    from airflow_uc_models.sensors.handled import Handled
 
 
 class RegisteredModelSensor(RegistrySensor):
@@ -63,6 +64,8 @@ class RegisteredModelSensor(RegistrySensor):
 
     def condition(self, context: Context) -> NewRegisteredModel:
         """Wait for that model, or for one newer than what was handled last."""
+        from airflow_uc_models.conditions import NewRegisteredModel
+
         if bool(self.model_name) == bool(self.schema):
             raise InvalidArgumentError("Name what to wait for: give either model_name or schema.")
         if self.model_name:
@@ -84,6 +87,8 @@ class RegisteredModelSensor(RegistrySensor):
             self._handled(context, self._normalized(self.schema)).keep(kept)
 
     def _handled(self, context: Context, schema: str) -> Handled:
+        from airflow_uc_models.sensors.handled import Handled
+
         return Handled(context, "model", (self.registry_conn_id, schema))
 
     def _normalized(self, schema: str) -> str:

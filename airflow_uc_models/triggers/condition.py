@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_uc_models.conditions import Condition, Failed, Waiting, condition_from_json
 from airflow_uc_models.exceptions import UCModelsError
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
-from airflow_uc_models.registry.watch import Looked, evaluate
-from airflow_uc_models.triggers.waiting_log import WaitingLog, timed_out
+
+if TYPE_CHECKING:
+    from airflow_uc_models.conditions import Condition
+    from airflow_uc_models.registry.watch import Looked
+    from airflow_uc_models.triggers.waiting_log import WaitingLog
 
 
 class ConditionTrigger(BaseTrigger):
@@ -70,6 +72,10 @@ class ConditionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event."""
+        from airflow_uc_models.conditions import condition_from_json
+        from airflow_uc_models.registry.watch import Looked
+        from airflow_uc_models.triggers.waiting_log import WaitingLog, timed_out
+
         condition = condition_from_json(self.condition)
         hook = ModelRegistryHook(self.registry_conn_id)
         interval, looked, waiting = self.poll_interval, Looked(), WaitingLog(self.log, reason=self.reason)
@@ -92,6 +98,9 @@ class ConditionTrigger(BaseTrigger):
         self, hook: ModelRegistryHook, condition: Condition, looked: Looked, waiting: WaitingLog
     ) -> dict[str, Any] | None:
         """Return the event that ends the wait, None if it goes on."""
+        from airflow_uc_models.conditions import Failed, Waiting
+        from airflow_uc_models.registry.watch import evaluate
+
         try:
             endpoint = await hook.aendpoint()
             outcome = await hook.arun(evaluate(endpoint.registry, condition, looked), quiet=waiting.in_trouble)

@@ -6,22 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_uc_models.events import MODEL_VERSION_READY
 from airflow_uc_models.exceptions import InvalidArgumentError
-from airflow_uc_models.registry.poll import RECONCILE_SECONDS
-from airflow_uc_models.triggers.listener import Listener, SharedTriggerError
-from airflow_uc_models.triggers.schema_poll import (
-    SchemaPoll,
-    SchemaPollProducer,
-    Snapshot,
-    StreamKey,
-    shared_poll,
-)
-from airflow_uc_models.watches import Watch
+from airflow_uc_models.watches import RECONCILE_SECONDS, Watch
+
+if TYPE_CHECKING:
+    from airflow_uc_models.triggers.listener import Listener
+    from airflow_uc_models.triggers.schema_poll import SchemaPoll, SchemaPollProducer, Snapshot, StreamKey
 
 log = logging.getLogger(__name__)
 
@@ -129,20 +124,28 @@ class ModelEventTrigger(BaseEventTrigger):
 
     def shared_stream_key(self) -> StreamKey:
         """Return what watchers must have in common to share a poll."""
+        from airflow_uc_models.triggers.schema_poll import StreamKey
+
         return StreamKey(self.registry_conn_id, self.watch.schema, self.poll_interval, self.reconcile_interval)
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SchemaPollProducer:
         """Return the poll that all triggers of one key share."""
+        from airflow_uc_models.triggers.schema_poll import SchemaPollProducer
+
         return SchemaPollProducer(cls(**kwargs).shared_stream_key())
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Snapshot]) -> AsyncIterator[TriggerEvent]:
         """Yield this watcher's events of each snapshot."""
+        from airflow_uc_models.triggers.schema_poll import shared_poll
+
         async for event in self._listen(shared_poll(self.shared_stream_key()), shared_stream):
             yield event
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield this watcher's events from a poll of its own: what Airflow calls before 3.3."""
+        from airflow_uc_models.triggers.schema_poll import SchemaPoll
+
         poll = SchemaPoll(self.shared_stream_key())
 
         async def confirmed() -> AsyncIterator[Snapshot]:
@@ -168,6 +171,8 @@ class ModelEventTrigger(BaseEventTrigger):
 
     async def _listener(self) -> Listener:
         """Return a listener that knows what was told before; its memory is waited for if need be."""
+        from airflow_uc_models.triggers.listener import Listener, SharedTriggerError
+
         store = getattr(self, "asset_state_store", None)
         failed = False
         while True:

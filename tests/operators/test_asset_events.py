@@ -312,7 +312,7 @@ def test_a_retry_tells_what_its_earlier_try_did(emitted, model, case, monkeypatc
         keys.append([event.key for event, _, _ in told])
         return emit(context, outlets, told)
 
-    monkeypatch.setattr("airflow_uc_models.operators.base.emit", recorded)
+    monkeypatch.setattr("airflow_uc_models.operators.outlets.emit", recorded)
 
     def die_once(context, result):
         tries.append(result)

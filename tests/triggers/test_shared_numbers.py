@@ -11,12 +11,12 @@ from support.triggerer import Store as Memory
 from airflow_uc_models.conditions import NewModelVersion
 from airflow_uc_models.emulator.open_source_races import Twins
 from airflow_uc_models.emulator.open_source_store import READY, Store
-from airflow_uc_models.registry.poll import RECONCILE_SECONDS, Poll
+from airflow_uc_models.registry.poll import Poll
 from airflow_uc_models.registry.unity_catalog_rest import UnityCatalogRestRegistry
 from airflow_uc_models.registry.watch import evaluate
 from airflow_uc_models.triggers.listener import Listener
 from airflow_uc_models.triggers.schema_poll import Snapshot
-from airflow_uc_models.watches import Watch
+from airflow_uc_models.watches import RECONCILE_SECONDS, Watch
 
 NAME = "c.s.m"
 PLACE = {"catalog_name": "c", "schema_name": "s"}

@@ -90,7 +90,11 @@ def test_dictionaries_are_decoded_and_pandas_notes_dropped(tmp_path):
 def test_views_of_text_are_read_as_text(tmp_path):
     """Arrow cannot pick single rows of them, which putting bad rows aside takes."""
     columns = {"x": pa.array(["a", None], pa.string_view()), "y": pa.array([b"a", None], pa.binary_view())}
-    table = table_at(write(tmp_path / "a.parquet", **columns))
+    try:
+        path = write(tmp_path / "a.parquet", **columns)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"this version of pyarrow writes no views: {error}")
+    table = table_at(path)
     assert table.schema == pa.schema([("x", pa.string()), ("y", pa.binary())])
     assert read(table)[0].batch.take([0]).to_pydict() == {"x": ["a"], "y": [b"a"]}
 
