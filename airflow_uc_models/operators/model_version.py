@@ -41,8 +41,7 @@ class RegisterModelOperator(ModelOperator):
 
     The source is checked first: it must exist, hold an MLmodel file and, unless told otherwise, have a signature. A
     local folder is uploaded as a logged model before. The version carries the tag ``airflow_task_key``, by which a
-    retry finds it instead of making a second one; an open-source Unity Catalog server has no tags, and there it is the
-    last line of the description.
+    retry finds it instead of making a second one; without tags in the registry it is the description's last line.
 
     Two tries of the task at once, as after a worker that only seemed lost, leave one version, too: the later try
     deletes what the earlier one is still uploading. The earlier one then returns the version of the later one or, if
@@ -61,8 +60,7 @@ class RegisterModelOperator(ModelOperator):
     :param model_uri: ``runs:/<run_id>/<path>``, ``models:/m-<id>`` or a folder on the worker (str, templated)
     :param description: description of the version (str, templated)
     :param tags: tags of the version (dict, templated)
-    :param tracking_conn_id: connection of the server that holds the run or logged model, if another one
-        (str, templated)
+    :param tracking_conn_id: connection of the run's or logged model's server, if another one (str, templated)
     :param signature_required: refuse a model without a signature; Unity Catalog always does (bool)
     """
 
@@ -122,8 +120,7 @@ class CopyModelVersionOperator(ModelRegistryOperator):
     Description and tags go along. The copy says where it came from in the tag ``airflow_copied_from`` (and
     ``airflow_copied_from_registry``, if that is another server), and carries ``airflow_task_key``, by which a retry
     finds it instead of making a second one; without tags in the registry these are the last lines of the
-    description. Within one MLflow server the copy refers to the same files; between
-    servers they are downloaded and uploaded.
+    description. Within one MLflow server the copy refers to the same files; between servers they are moved.
 
     XCom: the new model version.
 
