@@ -120,6 +120,11 @@ def answer(stack: Any, page: Any, version: int, option: str) -> str:
     stack.api.trigger(ASK, run_id, params)
     details = f"/api/v2/dags/{ASK}/dagRuns/{run_id}/hitlDetails"
     until(lambda: stack.api.get(details)["total_entries"], lambda: stack.api.tasks(ASK, run_id))
+    # Airflow 3.3.2 can take the end of the process that asked for the end of the one that goes on with the answer.
+    log = stack.processes.log_of("airflow-scheduler")
+    task = f"TaskInstanceKey(dag_id='{ASK}', task_id='promote_model.approve', run_id='{run_id}', try_number=1"
+    end = f"Received executor event with state success for task instance {task}"
+    until(lambda: end in log.read_text(errors="replace"), lambda: stack.processes.tail("airflow-scheduler"))
     page.goto(f"{stack.airflow_url}/required_actions?response_received=false")
     page.get_by_role("link", name=f"Approve {DEV} version {version}?").click()
     button = page.get_by_role("button", name=option, exact=True)
