@@ -133,7 +133,7 @@ def test_missing_pyspark_and_java_are_told(monkeypatch):
         SparkEngine().check(job(options={"master": "local[2]"}))
     SparkEngine().check(job(options={"remote": "sc://host"}, output="a.b"))
     monkeypatch.setattr(spark_sessions.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InvalidArgumentError, match=r"airflow-uc-models\[spark\]"):
+    with pytest.raises(InvalidArgumentError, match="with its extra spark"):
         SparkEngine().check(job())
 
 

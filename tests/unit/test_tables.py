@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from airflow_uc_models.engines.csv_options import CsvOptions
 from airflow_uc_models.engines.paths import Location, new_file
 from airflow_uc_models.engines.tables import _resized, open_table
-from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError
+from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, TakenOverError
 
 
 def table_at(path, input_format=None):
@@ -293,7 +293,7 @@ def test_a_try_that_is_still_alive_cannot_spoil_the_next(tmp_path):
         alive.enter_context(new_file(target, "key")).write(b"first")
         with new_file(target, "key") as second:
             second.write(b"second")
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(TakenOverError):
             alive.close()
     assert (tmp_path / "out.parquet").read_text() == "second"
     assert names(tmp_path) == ["out.parquet"]
