@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # a handful of them is in memory at once.
 _BATCH_BYTES = 16 << 20
 # pandas and mlflow take their time for each column of each batch, so batches of many columns are larger.
-_WIDE_COLUMNS, _WIDE_BYTES = 200, 64 << 20
+_WIDE_COLUMNS, _WIDE_BYTES = 200, 128 << 20
 _BATCH_ROWS = (64, 131_072)
 
 
