@@ -57,8 +57,8 @@ def started(home):
 
 
 def of_postgres(home: Home) -> list[psutil.Process]:
-    found = [p for p in psutil.process_iter() if p.name() == "postgres" and p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in found if Path(p.cwd()).is_relative_to(home.root)]
+    found = psutil.process_iter(["name", "cwd"])  # None for what is a zombie
+    return [p for p in found if p.info["name"] == "postgres" and Path(p.info["cwd"] or "/").is_relative_to(home.root)]
 
 
 def test_only_who_knows_the_password_gets_in(home, started):

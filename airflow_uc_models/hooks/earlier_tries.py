@@ -139,9 +139,15 @@ class EarlierTries:
         return self._keep(found) or made
 
     def expect_own(self, made: ModelVersion) -> None:
-        """Raise TakenOverError if another try of the task has deleted this version, or is about to."""
-        if self._run(registration.is_taken_over(self._hook.registry, made)):
-            raise self._taken_over(made, self._after(made))
+        """Raise TakenOverError if another try of the task has deleted this version, or is about to.
+
+        Where a number can be given out twice, a version without a successor was given up because of that.
+        """
+        if not self._run(registration.is_taken_over(self._hook.registry, made)):
+            return
+        found = self._after(made)
+        if found or self._hook.registry.capabilities.unique_versions:
+            raise self._taken_over(made, found)
 
     def finished(self, made: ModelVersion) -> ModelVersion | None:
         """Return the version that another try has finished instead of this one, None if there is none yet."""

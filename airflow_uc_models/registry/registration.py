@@ -278,8 +278,9 @@ def keep_first(registry: Registry, found: Sequence[ModelVersion]) -> Call[ModelV
     finished = yield from shared_numbers.finished(registry, list(found))
     others = [version for version in found if version not in finished]
     if not finished:
-        for version in list(others):
-            if done := (yield from _take_over(registry, version)):
+        for version in [version for version in others if not version.is_ready]:
+            done = yield from _take_over(registry, version)
+            if done and (yield from shared_numbers.finished(registry, [done])):
                 finished.append(done)
                 others.remove(version)
     first = min(finished, key=lambda v: v.version, default=None)

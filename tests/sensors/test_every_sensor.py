@@ -202,7 +202,7 @@ def test_a_refusal_fails_at_once(sense_for, site, main_case, name, main_mode, lo
         ("tag", {"tag": ""}, "tag key is empty"),
         ("tag", {"tag": "a=b"}, "not allowed"),
         ("tag", {"value": []}, "value is a string or a list of at least one, not []"),
-        ("tag", {"value": ["a", None]}, "value is None"),
+        ("tag", {"value": ["a", None]}, "is None: the template or task"),
         ("tag", {"value": {"a": "b"}}, "value must be text"),
         ("tag", {"failed_value": []}, "failed_value is a string or a list"),
         ("tag", {"failed_value": ["no", "Approved"]}, "both name 'Approved'"),

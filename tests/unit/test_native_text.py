@@ -27,7 +27,7 @@ LISTS = {"keys", "partition_by", "keep_columns"}
 ONE_OR_MORE = {"value", "failed_value", "follow_if_approved", "follow_if_rejected"}
 SWITCHES = {"copy_tags", "metadata_columns"}
 TAGS = {"tags"}
-OBJECTS = {"policy", "verdict", "engine_options", "asset"}
+OBJECTS = {"policy", "verdict", "engine_options", "csv_options", "asset"}
 
 # What Python reads as something else than text, or as other text.
 TEXTS = [

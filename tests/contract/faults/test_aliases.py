@@ -504,7 +504,8 @@ def test_no_late_write_takes_a_move_away(moves, is_killed) -> None:
 
 def test_the_toy_answers_as_the_server_does(mlflow_server, model_name) -> None:
     name, run = model_name, Transport(mlflow_server.url, verify=False).run
-    run(REGISTRY.create_registered_model(name, tags={HISTORY: "1 2"}))
+    toy = Toy(1, 2)
+    run(REGISTRY.create_registered_model(name, tags=toy.tags))
     for _ in range(3):
         run(REGISTRY.create_model_version(name, SOURCE))
     run(REGISTRY.set_registered_model_alias(name, ALIAS, 2))
@@ -517,7 +518,6 @@ def test_the_toy_answers_as_the_server_does(mlflow_server, model_name) -> None:
         REGISTRY.delete_registered_model_alias(name, ALIAS),
         REGISTRY.get_registered_model(name),
     ]
-    toy = Toy(1, 2)
     for call in script:
         request = next(call)
         real, ours = run(single(request)), toy.answer(request)
