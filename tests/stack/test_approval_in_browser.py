@@ -129,12 +129,13 @@ def answer(stack: Any, page: Any, version: int, option: str) -> str:
     page.get_by_role("link", name=f"Approve {DEV} version {version}?").click()
     button = page.get_by_role("button", name=option, exact=True)
     button.wait_for()
+    page.locator(f"a[href*='/models/{DEV}/versions/{version}']").wait_for()
     shown = page.locator("body").inner_text()
-    links = [link.get_attribute("href") for link in page.get_by_role("link").all()]
+    links = page.eval_on_selector_all("a", "links => links.map(link => link.href)")
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=f"{folder}/approval-{option}.png")
     button.click()
-    return "\n".join([shown, *filter(None, links)])
+    return "\n".join([shown, *links])
 
 
 def test_clicks_decide_whether_the_champion_changes(stack, client, page):

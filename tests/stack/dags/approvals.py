@@ -21,7 +21,8 @@ POLICY = {
 ON = {"registry_conn_id": "watched"}
 
 with DAG("approval_in_time", schedule=None, default_args=ON, params={"name": ""}):
-    ApproveModelVersionOperator(task_id="ask", model_name="{{ params.name }}", version=1, response_timeout=1)
+    # Longer than the up to five seconds in which Airflow 3.3.2 may not know yet that asking has ended.
+    ApproveModelVersionOperator(task_id="ask", model_name="{{ params.name }}", version=1, response_timeout=10)
 
 with DAG("promote_many", schedule=None, default_args={**ON, "retry_delay": timedelta(0)}, params={"models": []}):
 
