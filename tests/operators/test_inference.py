@@ -20,7 +20,7 @@ from airflow.sdk import ObjectStoragePath, task
 from airflow.sdk.io import attach
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, Schema
-from support.models import add_version, log_model, tracking
+from support.models import add_pyfunc, add_version, log_model
 
 from airflow_uc_models.operators.inference import BatchInferenceOperator
 
@@ -70,16 +70,6 @@ class Labels(mlflow.pyfunc.PythonModel):
 
 
 X = Schema([ColSpec("double", "x")])
-
-
-def add_pyfunc(server, name, model, signature):
-    client = server.client()
-    with tracking(server), mlflow.start_run(experiment_id=client.create_experiment(name)) as run:
-        info = mlflow.pyfunc.log_model(
-            name="model", python_model=model, signature=signature, pip_requirements=["mlflow"]
-        )
-    client.create_registered_model(name)
-    client.create_model_version(name, f"models:/{info.model_id}", run_id=run.info.run_id, model_id=info.model_id)
 
 
 @pytest.fixture(scope="module")

@@ -106,3 +106,14 @@ def add_version(server: MlflowServer, model_name: str, source: Logged, tags: Map
         model_name, source.uri, run_id=source.run_id, model_id=source.model_id, tags=dict(tags or {})
     )
     return int(made.version)
+
+
+def add_pyfunc(server: MlflowServer, model_name: str, model: Any, signature: Any) -> None:
+    """Make version 1 of a new model out of a PythonModel."""
+    client = server.client()
+    with tracking(server) as mlflow, mlflow.start_run(experiment_id=client.create_experiment(model_name)) as run:
+        info = mlflow.pyfunc.log_model(
+            name="model", python_model=model, signature=signature, pip_requirements=["mlflow"]
+        )
+    client.create_registered_model(model_name)
+    client.create_model_version(model_name, f"models:/{info.model_id}", run_id=run.info.run_id, model_id=info.model_id)
