@@ -57,6 +57,10 @@ iterate over `warehouses` for those that were sent |
 Override the session fixture `uc_workspace_server` for other settings:
 
 ```python
+import pytest
+
+from airflow_uc_models.emulator import Emulator, Settings
+
 @pytest.fixture(scope="session")
 def uc_workspace_server():
     with Emulator(Settings(storage="presigned")) as running:
@@ -65,7 +69,7 @@ def uc_workspace_server():
 
 ## On the command line
 
-```
+```console
 python -m airflow_uc_models.emulator --port 8765 --token secret --database workspace.db
 ```
 

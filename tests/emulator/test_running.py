@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.guides import DOCS, blocks
 
 from airflow_uc_models.emulator import Emulator, Settings
 
 ROOT = Path(__file__).parents[2]
+PAGE = DOCS / "emulator.md"
 CREATE = "/api/2.0/mlflow/unity-catalog/registered-models/create"
 
 
@@ -113,6 +116,16 @@ def command(*arguments: str) -> Iterator[str]:
     assert process.returncode == 0
 
 
+def test_the_command_of_the_page_runs(tmp_path, monkeypatch) -> None:
+    [block] = blocks(PAGE.read_text(), "console")
+    python, m, module, *arguments = shlex.split(block)
+    assert (python, m, module) == ("python", "-m", "airflow_uc_models.emulator")
+    arguments[arguments.index("--port") + 1] = "0"  # others may have that one
+    arguments[arguments.index("--database") + 1] = str(tmp_path / "workspace.db")
+    with command(*arguments) as printed:
+        assert "AIRFLOW_CONN_DATABRICKS_DEFAULT='{" in printed
+
+
 def test_the_command_line_serves_a_workspace(tmp_path) -> None:
     arguments = ["--token", "secret", "--database", str(tmp_path / "w.db"), "--storage", "presigned"]
     arguments += ["--grant", "ci=other:USE_CATALOG:dev", "--grant", "ci=other:USE_SCHEMA:dev.a"]
@@ -149,12 +162,15 @@ def test_a_wrong_grant_is_told() -> None:
 
 
 def test_the_plugin_gives_users_an_empty_workspace(tmp_path) -> None:
+    guide = "\n".join(blocks(PAGE.read_text(), "python"))
     (tmp_path / "test_theirs.py").write_text(
-        """
+        guide
+        + """
 import httpx, pytest
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_theirs(uc_workspace, number):
+    assert uc_workspace.settings.storage == "presigned"
     headers = {"Authorization": f"Bearer {uc_workspace.token}"}
     url = uc_workspace.url + "/api/2.1/unity-catalog/models"
     assert httpx.get(url, headers=headers).json() == {}
@@ -180,7 +196,7 @@ def test_theirs(uc_workspace, number):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
     )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_plugin_costs_users_nothing() -> None:
