@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from typing import Any
 
 import httpx
+import tenacity
 
 from scripts.demo.errors import DemoError
 
@@ -98,20 +97,27 @@ class AirflowApi:
         return [line for event in answer["content"] for line in _lines(event)]
 
     def _answer(self, method: str, path: str, **request: Any) -> Any:
-        deadline = time.monotonic() + self._patience
-        for pause in itertools.chain((0.2, 0.5, 1.0), itertools.repeat(2.0)):
-            try:
-                answer = self._client.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure, cause = f"did not answer {method} {path}: {error!r}", error
-            else:
-                if answer.status_code not in _PASSING:
-                    return _content(answer, f"{method} {path}")
-                failure, cause = f"answered {method} {path} with {answer.status_code}: {answer.text[:500]}", None
-            if time.monotonic() > deadline:
-                raise DemoError(f"Airflow {failure}") from cause
-            time.sleep(pause)
-        raise AssertionError("unreachable")
+        repeated = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_PassingError),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=2.0),
+            stop=tenacity.stop_after_delay(self._patience),
+            reraise=True,
+        )
+        return repeated(self._ask, method, path, **request)
+
+    def _ask(self, method: str, path: str, **request: Any) -> Any:
+        try:
+            answer = self._client.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise _PassingError(f"Airflow did not answer {method} {path}: {error!r}") from error
+        if answer.is_error:
+            error_class = _ERRORS.get(answer.status_code, DemoError)
+            raise error_class(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:500]}")
+        return answer.json()
+
+
+class _PassingError(DemoError):
+    """A later try may get an answer. Airflow answers 500 when its database is locked or a connection to it is lost."""
 
 
 class _NotFoundError(DemoError):
@@ -122,16 +128,11 @@ class _ConflictError(DemoError):
     """There is such a thing already."""
 
 
-# What a later try may mend. Airflow answers 500 when its database is locked or a connection to it is lost.
-_PASSING = {429, 500, 502, 503, 504}
-_ERRORS = {httpx.codes.NOT_FOUND: _NotFoundError, httpx.codes.CONFLICT: _ConflictError}
-
-
-def _content(answer: httpx.Response, request: str) -> Any:
-    if answer.is_error:
-        error = _ERRORS.get(httpx.codes(answer.status_code), DemoError)
-        raise error(f"Airflow answered {request} with {answer.status_code}: {answer.text[:500]}")
-    return answer.json()
+_ERRORS = {
+    httpx.codes.NOT_FOUND: _NotFoundError,
+    httpx.codes.CONFLICT: _ConflictError,
+    **dict.fromkeys((429, 500, 502, 503, 504), _PassingError),
+}
 
 
 def _lines(event: dict[str, Any] | str) -> list[str]:

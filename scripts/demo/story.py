@@ -180,7 +180,8 @@ class Story:
 
     def _tell(self, run: dict[str, Any]) -> None:
         before, after = run["champion_before"], run["champion_after"]
-        moved = f"version {after} of {PROD}" if before == after else f"version {before or 'none'} -> {after} of {PROD}"
+        came_from = f"version {before}" if before else "no version"
+        moved = f"version {after} of {PROD}" if before == after else f"{came_from} -> {after} of {PROD}"
         self.report.say(f"  {run['verdict']}; {CHAMPION}: {moved}")
         for reason in run["reasons"]:
             self.report.say(f"    {reason}", "dim")
