@@ -54,8 +54,8 @@ class Verdict:
 
     @property
     def reasons(self) -> list[str]:
-        """What speaks against a rejected candidate, or for an approved one."""
-        return [check.reason for check in self.checks if check.passed == self.approved]
+        """What speaks against a rejected candidate, or for an approved one; each reason once."""
+        return list(dict.fromkeys(check.reason for check in self.checks if check.passed == self.approved))
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the verdict as plain JSON."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
+import venv
 import zipfile
 from collections import defaultdict
 from importlib.metadata import packages_distributions
@@ -18,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from support.guides import README, blocks
 
 import airflow_uc_models
 
@@ -158,3 +162,31 @@ def test_the_wheel_imports_by_itself(built, tmp_path) -> None:
     place, groups = done.stdout.splitlines()[-2:]
     assert place.startswith(str(tmp_path))
     assert groups == "['airflow.plugins', 'apache_airflow_provider', 'pytest11']"
+
+
+# -- what the README tells people to type
+
+
+@pytest.mark.parametrize("typed", ["pip install .", "pip wheel"])
+def test_the_lines_of_the_readme_install_it(typed, tmp_path) -> None:
+    """In an environment that has Airflow and all else, so that nothing but the package is installed."""
+    [block] = [block for block in blocks(README.read_text(), "console") if block.startswith(typed)]
+    checkout, environment = tmp_path / "checkout", tmp_path / "environment"
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if name.startswith("airflow_uc_models/") or "/" not in name:
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, checkout / name)
+    venv.create(environment, with_pip=True)
+    [packages] = environment.glob("lib/python*/site-packages")
+    (packages / "airflow.pth").write_text(sysconfig.get_path("purelib"))
+
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    env = os.environ | quiet | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["sh", "-ec", block], cwd=checkout, env=env, check=True)
+
+    where = "import airflow_uc_models; print(airflow_uc_models.__file__)"
+    done = subprocess.run(
+        [environment / "bin" / "python", "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()).is_relative_to(packages)

@@ -108,7 +108,8 @@ def test_a_candidate_metric_that_is_unknown_or_not_finite_refuses(limits, value,
 
 def test_an_unknown_metric_says_where_it_was_looked_for_and_what_is_known():
     facts = Facts(metrics={"acc": 1.0, "loss": 2.0}, metrics_from="run 7")
-    verdict = metric_policy(MetricRule("accuracy", min=0)).judge(facts, None)
+    verdict = metric_policy(MetricRule("accuracy", min=0, min_gain=0)).judge(facts, None)
+    assert len(verdict.checks) == 2
     assert verdict.reasons == ["accuracy of the candidate is unknown: not in run 7 (known: acc, loss)"]
 
 
