@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.rules_metrics import SLICE_METRIC, check_slice_metric
 
@@ -33,6 +34,8 @@ class Evaluation:
     :param slice_metric: how the metrics of slices are named, as in a MetricRule: ``accuracy_score/country_DE``
     :param evaluator_config: as ``mlflow.models.evaluate`` takes it, such as ``{"pos_label": "yes"}``
     :param input_format: ``parquet`` or ``csv``, where the file names do not tell
+    :param csv_options: how CSV files are written, as ``BatchInferenceOperator`` takes it (CsvOptions, or a dict of its
+        fields)
     :param max_rows: more rows than these are refused, as all of them are held in memory
     :param databricks_conn_id: the connection to the warehouse of a table; ``registry_conn_id`` by default
     :param http_path: the warehouse of a table, where the connection does not name one
@@ -46,6 +49,7 @@ class Evaluation:
     slice_metric: str = SLICE_METRIC
     evaluator_config: Mapping[str, Any] | None = None
     input_format: str | None = None
+    csv_options: CsvOptions | Mapping[str, Any] | None = None
     max_rows: int = 1_000_000
     databricks_conn_id: str | None = None
     http_path: str | None = None
@@ -62,6 +66,10 @@ class Evaluation:
         self._check_slices()
         if self.input_format is not None and self.input_format not in FORMATS:
             raise InvalidArgumentError(f"input_format must be parquet or csv, not {self.input_format!r}.")
+        if self.csv_options is not None:
+            object.__setattr__(self, "csv_options", CsvOptions.parse(self.csv_options))
+        if self.csv_options not in (None, CsvOptions()) and self.input_format == "parquet":
+            raise InvalidArgumentError("csv_options of the evaluation are for CSV files; input_format is parquet.")
         if self.evaluator_config is not None and not isinstance(self.evaluator_config, Mapping):
             raise InvalidArgumentError(f"evaluator_config must be a dict, not {self.evaluator_config!r}.")
         if isinstance(self.max_rows, bool) or not isinstance(self.max_rows, int) or self.max_rows < 1:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from airflow_uc_models import policy_json as read
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.evaluation import Evaluation
 from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.quantities import parse_age, parse_size
@@ -31,7 +32,7 @@ from airflow_uc_models.rules import (
 )
 from airflow_uc_models.rules_metrics import MetricRule, metric_values
 
-__all__ = ["Check", "Evaluation", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
+__all__ = ["Check", "CsvOptions", "Evaluation", "Facts", "MetricRule", "PromotionPolicy", "TagRule", "Verdict"]
 
 ENV_MANAGERS = ("local", "uv", "virtualenv")
 _FLAGS = ("require_signature", "compatible_signature", "require_champion", "smoke_test")

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.evaluation import Evaluation
 from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.quantities import as_switch
 from airflow_uc_models.rules import TagRule
 from airflow_uc_models.rules_metrics import MetricRule, is_number
 
@@ -86,6 +88,8 @@ def evaluation(where: str, value: Any) -> Evaluation:
         raise InvalidArgumentError(f"{where} of the policy lacks {', '.join(missing)}: {value!r}.")
     for key in found:
         given(f"{key} in {where}", found[key])
+    if "csv_options" in found:
+        found["csv_options"] = CsvOptions.parse(found["csv_options"])
     if "max_rows" in found:
         rows = number(f"max_rows in {where}", found["max_rows"])
         found["max_rows"] = int(rows) if float(rows).is_integer() else rows
@@ -124,9 +128,8 @@ def number(where: str, value: Any) -> float:
 
 def flag(where: str, value: Any) -> bool:
     """Read true or false."""
-    flags = {"true": True, "false": False}
-    text = str(value).strip().lower()
-    return flags[text] if text in flags else fail(where, "true or false", value)
+    found = as_switch(value)
+    return found if isinstance(found, bool) else fail(where, "true or false", value)
 
 
 def flag_or_length(where: str, value: Any) -> bool | int:

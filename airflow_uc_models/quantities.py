@@ -1,4 +1,7 @@
-"""Sizes, ages and numbers as people write them: ``500MB``, ``30 days``, ``0.9599``; read strictly, shown short."""
+"""Sizes, ages, numbers and switches as people write them: ``500MB``, ``30 days``, ``0.9599``, ``true``.
+
+Read strictly, shown short.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,11 @@ def parse_age(where: str, value: Any) -> timedelta:
             f"{where} must be a timedelta or a number of days above 0, or like '36 hours', not {value!r}."
         )
     return age
+
+
+def as_switch(value: Any) -> Any:
+    """Return True or False for a text that spells it, any other value as it is."""
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def size_text(size: int) -> str:

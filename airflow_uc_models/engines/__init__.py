@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.engines.job import EngineCapabilities, InferenceJob
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.exceptions import InvalidArgumentError

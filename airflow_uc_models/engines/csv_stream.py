@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.engines.paths import Location
 
 if TYPE_CHECKING:

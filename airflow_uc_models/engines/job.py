@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.exceptions import InvalidArgumentError
 
 OVERWRITE, APPEND = "overwrite", "append"

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.engines.job import InferenceJob
 from airflow_uc_models.engines.spark_plan import JobError
 from airflow_uc_models.engines.spark_stores import check_remote_folder

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.engines.csv_stream import UnreadableCsvError, open_csv
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.exceptions import InputDataError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow_uc_models.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from airflow_uc_models.csv_options import CsvOptions
     from airflow_uc_models.operators.alias import (
         DeleteRegisteredModelAliasOperator,
         RollbackRegisteredModelAliasOperator,
@@ -50,6 +51,7 @@ _MODULES = {
     "BranchOnModelValidationOperator": "validation_branch",
     "CopyModelVersionOperator": "model_version",
     "CreateRegisteredModelOperator": "registered_model",
+    "CsvOptions": "inference",
     "DeleteModelVersionOperator": "model_version",
     "DeleteModelVersionTagsOperator": "tag",
     "DeleteRegisteredModelAliasOperator": "alias",
@@ -80,6 +82,7 @@ __all__ = [
     "BranchOnModelValidationOperator",
     "CopyModelVersionOperator",
     "CreateRegisteredModelOperator",
+    "CsvOptions",
     "DeleteModelVersionOperator",
     "DeleteModelVersionTagsOperator",
     "DeleteRegisteredModelAliasOperator",

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_uc_models.compat import conf
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.exceptions import InvalidArgumentError, ModelVersionFailedError
 from airflow_uc_models.names import ModelRef
 from airflow_uc_models.operators.base import ModelRegistryOperator, fail_without_retry
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_uc_models.engines import InferenceEngine, InferenceJob, Scored
-    from airflow_uc_models.engines.csv_options import CsvOptions
     from airflow_uc_models.entities import ModelVersion
 
 _UNSET = (None, "", "None")  # also what a template may leave
@@ -251,7 +251,6 @@ class BatchInferenceOperator(ModelRegistryOperator):
 
     def _job(self, context: Context, scored_at: datetime) -> InferenceJob:
         from airflow_uc_models.engines import InferenceJob
-        from airflow_uc_models.engines.csv_options import CsvOptions
 
         deferrable = self.deferrable
         if deferrable is None:

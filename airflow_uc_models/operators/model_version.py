@@ -11,7 +11,7 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.links import store_link
 from airflow_uc_models.names import ModelRef, parse_source, parse_version
 from airflow_uc_models.operators.base import ModelOperator, ModelRegistryOperator, ModelVersionOperator
-from airflow_uc_models.operators.text_fields import as_switch
+from airflow_uc_models.quantities import as_switch
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context

@@ -97,11 +97,6 @@ class TextFieldsMixin(BaseOperator):
         return False
 
 
-def as_switch(value: Any) -> Any:
-    """Return True or False for a text that spells it, any other value as it is."""
-    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
-
-
 def _text(name: str, value: Any) -> str:
     if value is None:
         raise InvalidArgumentError(f"{name} is None: the template or task that it is taken from gave nothing.")

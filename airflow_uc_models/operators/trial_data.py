@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.engines.schema import features_of
 from airflow_uc_models.engines.tables import Part, open_table
 from airflow_uc_models.evaluation import Evaluation
-from airflow_uc_models.exceptions import InputDataError
+from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError
 from airflow_uc_models.hooks.databricks_sql import read_table, sql_hook
 from airflow_uc_models.rules_metrics import slice_metric_name
 from airflow_uc_models.signatures import Signature
@@ -41,6 +42,8 @@ class TrialData:
         """Read the rows; InputDataError if they are none to measure on."""
         name = evaluation.data.strip()
         if is_table(name):
+            if evaluation.csv_options not in (None, CsvOptions()):
+                raise InvalidArgumentError(f"csv_options of the evaluation are for CSV files; {name} is a table.")
             conn_id = evaluation.databricks_conn_id or registry_conn_id
             hook = sql_hook(conn_id, evaluation.http_path, evaluation.sql_endpoint_name)
             location = Location(name, None, name, is_local=False)
@@ -171,7 +174,8 @@ class TrialData:
 def _of_files(evaluation: Evaluation, location: Location) -> pa.Table:
     import pyarrow as pa
 
-    table = open_table(location, evaluation.input_format).typed(None)
+    csv = CsvOptions.parse(evaluation.csv_options)
+    table = open_table(location, evaluation.input_format, csv).typed(None)
     found, rows = [], 0
     for part in table.parts(table.schema.names, _BATCH):
         found.append(part.batch)

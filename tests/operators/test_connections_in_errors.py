@@ -9,10 +9,9 @@ import pytest
 import tenacity
 from support.contexts import context
 from support.databricks import connection_json
-from support.databricks_tasks import Scene, defined
+from support.databricks_tasks import TASK_NAMES, Scene, defined
 from support.models import save_model
 
-from airflow_uc_models import operators, sensors
 from airflow_uc_models.compat import AirflowException, AirflowFailException
 from airflow_uc_models.conditions import NewRegisteredModel
 from airflow_uc_models.exceptions import RegistryUnavailableError, UCModelsError
@@ -21,7 +20,7 @@ from airflow_uc_models.triggers import ConditionTrigger
 from scripts.privileges import ROWS
 
 # It does not talk to a registry.
-TASKS = {*operators.__all__, *sensors.__all__} - {"MarkModelVersionsHandledOperator"}
+TASKS = TASK_NAMES - {"MarkModelVersionsHandledOperator"}
 BY_TASK = {row.task: row for row in ROWS}
 ANSWERS = (401, 403, 404, 500, "unreachable")
 

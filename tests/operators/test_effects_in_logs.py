@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 from support.contexts import context
 from support.databricks import connection_json
-from support.databricks_tasks import Scene, defined
+from support.databricks_tasks import TASK_NAMES, Scene, defined
 from support.models import save_model
 
-from airflow_uc_models import operators, sensors
 from scripts.privileges import ROWS
 
 # By task: what it logs, but for the end that all share. {m}, {d}: the names of the models; ...: what differs.
@@ -66,7 +65,7 @@ def model(tmp_path_factory):
 
 
 def test_every_task_is_tried() -> None:
-    assert set(EFFECTS) | ELSEWHERE == {*operators.__all__, *sensors.__all__}
+    assert set(EFFECTS) | ELSEWHERE == TASK_NAMES
 
 
 def logged(output, records):

@@ -16,7 +16,7 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from support.databricks import connection_json
-from support.databricks_tasks import OPTIONS, Scene
+from support.databricks_tasks import OPTIONS, TASK_NAMES, Scene
 from support.models import save_model
 from support.tries import MLMODEL, Race
 
@@ -205,7 +205,7 @@ class Alone:
 
 
 def test_no_task_is_forgotten():
-    assert set(CASES) | WITHOUT_REQUESTS == {*operators.__all__, *sensors.__all__}
+    assert set(CASES) | WITHOUT_REQUESTS == TASK_NAMES
 
 
 @pytest.mark.parametrize(("task", "case"), [(task, case) for task, cases in CASES.items() for case in cases], ids=str)

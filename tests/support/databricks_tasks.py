@@ -17,6 +17,7 @@ from airflow_uc_models import operators, sensors
 from airflow_uc_models.emulator import Emulator
 from airflow_uc_models.policies import PromotionPolicy
 
+TASK_NAMES = {name for name in (*operators.__all__, *sensors.__all__) if name.endswith(("Operator", "Sensor"))}
 MISSING = ("a new model", "without versions")
 _UNTOLD = (
     "approved_at",

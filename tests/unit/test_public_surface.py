@@ -41,11 +41,13 @@ OPERATORS = {
     "UpdateRegisteredModelOperator",
     "ValidateModelVersionOperator",
 }
+# What the parameters of these take.
+OPTIONS = {"CsvOptions"}
 SENSORS = {"ModelVersionSensor", "ModelVersionTagSensor", "RegisteredModelAliasSensor", "RegisteredModelSensor"}
 TRIGGERS = {"ConditionTrigger", "ModelEventTrigger"}
-PACKAGES = {"operators": OPERATORS, "sensors": SENSORS, "triggers": TRIGGERS}
+PACKAGES = {"operators": OPERATORS | OPTIONS, "sensors": SENSORS, "triggers": TRIGGERS}
 PARAMETER = re.compile(r"^:param (\w+):(.*?)(?=^:param|^\S|\Z)", re.MULTILINE | re.DOTALL)
-TASKS = [(package, name) for package in ("operators", "sensors") for name in sorted(PACKAGES[package])]
+TASKS = [(package, name) for package in ("operators", "sensors") for name in sorted(PACKAGES[package] - OPTIONS)]
 
 
 def public(package: str, name: str) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_uc_models.engines.csv_options import CsvOptions
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.engines.paths import Location, new_file
 from airflow_uc_models.engines.tables import _resized, open_table
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, TakenOverError

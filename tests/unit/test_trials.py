@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from airflow_uc_models.csv_options import CsvOptions
 from airflow_uc_models.evaluation import Evaluation
 from airflow_uc_models.exceptions import (
     InputDataError,
@@ -36,8 +37,9 @@ RULE = MetricRule("accuracy_score", min=0)
 
 def test_an_evaluation_as_json():
     plain = {**ASKED, "slices": ["country"], "max_rows": "1000", "evaluator_config": {"pos_label": 1}}
+    plain["csv_options"] = {"delimiter": ";", "header": "true"}
     policy = PromotionPolicy.of({"metrics": [{"name": "a", "min": 0}], "evaluation": plain, "env_manager": "uv"})
-    assert policy.evaluation == Evaluation(**{**plain, "max_rows": 1000})
+    assert policy.evaluation == Evaluation(**{**plain, "max_rows": 1000, "csv_options": CsvOptions(delimiter=";")})
     assert policy.runs_models
 
 
@@ -54,6 +56,9 @@ def test_an_evaluation_as_json():
         ({"slices": ["a", "a"]}, "different columns"),
         ({"slice_metric": "{metric}"}, "each once"),
         ({"input_format": "json"}, "parquet or csv"),
+        ({"csv_options": {"sep": ";"}}, "csv_options has 'sep'"),
+        ({"csv_options": ";"}, "csv_options must be CsvOptions or a dict"),
+        ({"csv_options": {"delimiter": ";"}, "input_format": "parquet"}, "are for CSV files"),
         ({"evaluator_config": "x"}, "must be a dict"),
         ({"max_rows": 0}, "whole number above 0"),
         ({"max_rows": "1.5"}, "whole number above 0"),
@@ -112,6 +117,21 @@ def read(table, tmp_path):
         return TrialData.read(Evaluation(**{**ASKED, "data": str(path), **options}), "unused")
 
     return read
+
+
+def test_csv_files_are_read_as_the_evaluation_describes_them(tmp_path):
+    (tmp_path / "rows.csv").write_bytes("x;größe;label\n1,5;-;no\n2;klein;yes\n".encode("latin-1"))
+    options = {"delimiter": ";", "decimal": ",", "encoding": "latin-1", "null_values": ["-"]}
+    given = {**ASKED, "data": str(tmp_path / "rows.csv")}
+    found = TrialData.read(Evaluation(**given, csv_options=options), "unused")
+    assert found.table.to_pydict() == {"x": [1.5, 2.0], "größe": [None, "klein"], "label": ["no", "yes"]}
+    with pytest.raises(InputDataError, match=r"rows\.csv cannot be read: it is not UTF-16"):
+        TrialData.read(Evaluation(**given, csv_options={**options, "encoding": "utf-16"}), "unused")
+
+
+def test_a_table_has_no_csv_options():
+    with pytest.raises(InvalidArgumentError, match=r"csv_options .* are for CSV files; main\.ml\.test is a table"):
+        TrialData.read(Evaluation(**{**ASKED, "data": "main.ml.test", "csv_options": {"delimiter": ";"}}), "unused")
 
 
 SIGNATURE = Signature.of_mlmodel(

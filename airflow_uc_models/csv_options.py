@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from airflow_uc_models.exceptions import InvalidArgumentError
+from airflow_uc_models.quantities import as_switch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +84,9 @@ class CsvOptions:
             raise InvalidArgumentError(
                 f"csv_options has {', '.join(map(repr, unknown))}; it knows {', '.join(sorted(known))}."
             )
-        switches = {"true": True, "false": False}
         given = {key: item for key, item in value.items() if not (key != "quote" and item == "None")}
-        if isinstance(header := given.get("header"), str):
-            given["header"] = switches.get(header.strip().lower(), header)
+        if "header" in given:
+            given["header"] = as_switch(given["header"])
         if given.get("quote") == "None":
             given["quote"] = None
         return cls(**given)
