@@ -173,7 +173,10 @@ def test_a_champion_moved_since_the_validation_is_not_overwritten(run_example, m
 
 
 def test_a_rollback_wants_a_reason(run_example):
-    from airflow.sdk.exceptions import ParamValidationError
+    try:
+        from airflow.sdk.exceptions import ParamValidationError
+    except ImportError:  # before Airflow 3.2
+        from airflow.exceptions import ParamValidationError
 
     with pytest.raises(ParamValidationError, match="reason"):
         run_example(ROLLBACK)

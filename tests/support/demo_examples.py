@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import airflow.sdk
 from scripts.demo.airflow_api import AirflowApi
 from scripts.demo.story import APPROVAL_DAG, APPROVAL_RUN, SENSOR_DAG
 
@@ -20,6 +21,8 @@ WAITING = {
 }
 # What is rolled back must have been promoted; it is the one that asks for something, the reason.
 _LAST = "example_rollback"
+# Before Airflow 3.3 the two Dags with a run for each version are not there.
+RELAYS = hasattr(airflow.sdk, "PartitionedAtRuntime")
 
 
 def signed_in(output: str) -> AirflowApi:
@@ -42,7 +45,7 @@ def run_all_with_defaults(api: AirflowApi) -> dict[str, str]:
     """Start each example Dag, and return how it ends; one that waits for approval is as it should be."""
     assert approve(api, APPROVAL_RUN) == "success"
     dag_ids = api.dag_ids() - {SENSOR_DAG}  # it is always listening, with its defaults
-    assert len(dag_ids) == 12, dag_ids
+    assert len(dag_ids) == (12 if RELAYS else 10), dag_ids
     for dag_id in sorted(dag_ids):
         api._answer("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
         if dag_id != _LAST:

@@ -164,7 +164,8 @@ def test_packages_among_the_models_files(model):
     (folder / "deep" / "beside.txt").write_text("pandas")
     (folder / "deep" / "limits.txt").write_text("numpy<99")
     found = read_requirements(folder, "m")
-    assert set(found.lines) == {
+    # packaging before 26 writes no space before the @
+    assert {line.replace("other@ ", "other @ ") for line in found.lines} == {
         f"{folder}/code/tool",
         f"{folder}/code/lib-1-py3-none-any.whl[x]",
         f"other @ file://{folder}/code/lib-1-py3-none-any.whl",
