@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_uc_models.engines.spark_types import NEVER_NULL, SQL, fits, given, rounds, scalar
+
 RUN_COLUMN, REASON, PREDICTION, BROKEN = "dag_run_key", "reason", "prediction", "_corrupt_record"
 _CSV = re.compile(r"\.csv(\.\w+)?$", re.IGNORECASE)
 # What stands for no value in a CSV file's numbers, times and booleans; the list that Arrow has, too.
@@ -17,17 +19,6 @@ _NO_VALUE = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A", "NA", "NULL",
     "NaN", "n/a", "nan", "null",
 )  # fmt: skip
-_SQL = {
-    "boolean": "boolean", "integer": "int", "long": "bigint", "float": "float", "double": "double",
-    "string": "string", "binary": "binary", "datetime": "timestamp_ntz",
-}  # fmt: skip
-# What each type takes without loss; doubles are compared value by value.
-_WHOLE = ("tinyint", "smallint", "int", "bigint")
-_WIDENS = {
-    "int": _WHOLE[:3], "bigint": _WHOLE, "float": ("tinyint", "smallint", "float"),
-    "double": (*_WHOLE, "float", "double", "decimal"), "timestamp_ntz": ("date", "timestamp", "timestamp_ntz"),
-}  # fmt: skip
-_NEVER_NULL = ("int", "bigint")
 
 
 class JobError(Exception):
@@ -170,6 +161,7 @@ class Plan:
     """A job whose columns fit its model.
 
     :param features: columns that the model takes, and the SQL type of each; None gives it as it is
+    :param kinds: MLflow's types of these columns
     :param results: the predictions' names and types
     :param as_tensor: the model takes one array
     """
@@ -181,6 +173,7 @@ class Plan:
     as_tensor: bool = False
     labels: Sequence[Any] | None = None
     inferred: Sequence[str] = ()
+    kinds: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, job: Params, source: Source) -> Plan:
@@ -195,12 +188,13 @@ class Plan:
         features = _features(inputs, source, looks_up=job.score_batch)
         results = [] if job.score_batch else _results(signature.outputs if signature else None, job.result_type)
         is_tensor = bool(inputs and inputs.is_tensor_spec())
-        labels = inferred = None
-        if inputs and not is_tensor and not job.score_batch:
+        labels, inferred, kinds = None, [], {}
+        if inputs and not is_tensor and features:
             specs = dict(zip(_column_names(inputs, source.columns), inputs.inputs, strict=True))
             labels = [name if (label := specs[name].name) is None else label for name in features]
-            inferred = [name for name in features if type(specs[name].type).__name__ == "AnyType"]
-        plan = cls(job, source, features, results, is_tensor, labels, inferred or ())
+            kinds = {name: specs[name].type for name in features}
+            inferred = [name for name, kind in kinds.items() if type(kind).__name__ == "AnyType"]
+        plan = cls(job, source, features, results, is_tensor, labels, inferred, kinds)
         plan._check_names()
         return plan
 
@@ -230,18 +224,16 @@ class Plan:
         broken = F.col(BROKEN).isNotNull() if self.source.is_csv else F.lit(False)
         return F.coalesce(
             F.when(broken, F.lit("The line does not have the columns of the header")),
-            *(found for name, kind in self.features.items() if kind for found in self._reasons(name, kind)),
+            *(found for name, kind in self.features.items() for found in self._reasons(name, kind)),
         )
 
     def _value(self, name: str, kind: str | None) -> Any:
         if self.source.is_csv:
             return self._text(name, kind or "string").try_cast(kind or "string")
-        column = self.source.frame[tick(name)]
-        if kind == "timestamp_ntz" and self.source.frame.schema[name].dataType.simpleString() == "timestamp":
-            from pyspark.sql import functions as F  # noqa: N812
-
-            return F.to_utc_timestamp(column, F.current_timezone()).cast(kind)
-        return column.cast(kind) if kind else column
+        column, found = self.source.frame[tick(name)], self.source.frame.schema[name].dataType
+        if name in self.kinds:
+            return given(self.kinds[name], found, column)
+        return scalar(found, column, kind) if kind else column
 
     def _text(self, name: str, kind: str) -> Any:
         from pyspark.sql import functions as F  # noqa: N812
@@ -255,23 +247,24 @@ class Plan:
             return F.when(text.contains("."), F.lit("?")).otherwise(F.translate(text, ",", "."))
         return text
 
-    def _reasons(self, name: str, kind: str) -> Iterator[Any]:
+    def _reasons(self, name: str, kind: str | None) -> Iterator[Any]:
         from pyspark.sql import functions as F  # noqa: N812
 
-        value, found = self._value(name, kind), self.source.frame.schema[name].dataType.simpleString()
-        unlike = f"Column '{name}' has a value that is no {kind}"
+        value, found = self._value(name, kind), self.source.frame.schema[name].dataType
+        unlike = f"Column '{name}' has a value that is no {kind or 'double'}"
 
         def told(shown: Any) -> Any:
             """Quote the value beside a row that is put aside, and not in an error, which goes to logs."""
             return F.concat(F.lit(f"{unlike}: "), shown) if self.job.quarantines else F.lit(unlike)
 
-        if self.source.is_csv and kind != "string":
+        if self.source.is_csv and kind and kind != "string":
             text = self._text(name, kind)
             yield F.when(text.isNotNull() & value.isNull(), told(text))
-        if kind == "double" and found == "bigint":
-            column = self.source.frame[tick(name)]
-            yield F.when(value.cast("decimal(38,0)") != column, told(column.cast("string")))
-        if kind in _NEVER_NULL:
+        column = self.source.frame[tick(name)]
+        rounded = None if self.source.is_csv else rounds(self.kinds.get(name), found, column)
+        if rounded is not None:
+            yield F.when(rounded, told(column.cast("string")))
+        if kind in NEVER_NULL:
             yield F.when(value.isNull(), F.lit(f"Column '{name}' has no value; the model takes {kind} there"))
 
     def _check_names(self) -> None:
@@ -308,14 +301,12 @@ def _features(inputs: Any, source: Source, *, looks_up: bool) -> dict[str, str |
     if not inputs.has_input_names() and len(specs) != len(columns):
         raise JobError(f"The model takes {len(specs)} columns; the input has {len(columns)}: {', '.join(columns)}.")
     names = _column_names(inputs, columns)
-    wanted = {name: _SQL.get(getattr(spec.type, "name", "")) for name, spec in zip(names, specs, strict=True)}
+    wanted = {name: SQL.get(getattr(spec.type, "name", "")) for name, spec in zip(names, specs, strict=True)}
     required = {name for name, spec in zip(names, specs, strict=True) if spec.required and not looks_up}
     problems = [f"column {name!r} is missing" for name in names if name in required and name not in columns]
-    for name, kind in wanted.items():
-        if kind and name in columns and not source.is_csv:
-            found = source.frame.schema[name].dataType.simpleString()
-            if found.partition("(")[0] not in _WIDENS.get(kind, (kind,)):
-                problems.append(f"column {name!r} is {found}; the model asks for {kind}")
+    for (name, kind), spec in zip(wanted.items(), specs, strict=True):
+        if name in columns and not source.is_csv and not fits(spec.type, found := source.frame.schema[name].dataType):
+            problems.append(f"column {name!r} is {found.simpleString()}; the model asks for {kind or spec.type}")
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise JobError(f"The input and the model do not fit:{listed}\nThe input has: {', '.join(columns)}.")

@@ -17,6 +17,7 @@ from airflow_uc_models.exceptions import InvalidArgumentError
 _MODULES = (
     "../environments/redaction",
     "../environments/frames",
+    "spark_types",
     "spark_plan",
     "spark_stores",
     "spark_places",

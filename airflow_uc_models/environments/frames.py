@@ -36,12 +36,14 @@ def frame_of(
     if not apart:
         frame = rows.to_pandas(split_blocks=not is_writable)
     else:
-        rest = [name for i, name in enumerate(names) if i not in apart]
-        flat = pa.RecordBatch.from_arrays([rows.column(names.index(name)) for name in rest], names=rest)
-        frame = flat.to_pandas() if rest else pd.DataFrame(index=pd.RangeIndex(rows.num_rows))
-        for i in apart:
-            dtype = None if names[i] in inferred else object
-            frame.insert(i, names[i], pd.Series(python_values(rows.column(i)), dtype=dtype))
+        rest = [i for i in range(len(names)) if i not in set(apart)]
+        flat = pa.RecordBatch.from_arrays([rows.column(i) for i in rest], names=[names[i] for i in rest])
+        series = {
+            names[i]: pd.Series(python_values(rows.column(i)), dtype=None if names[i] in inferred else object)
+            for i in apart
+        }
+        found = pd.DataFrame(series, index=pd.RangeIndex(rows.num_rows))
+        frame = pd.concat([flat.to_pandas(), found], axis=1)[names] if rest else found
     if labels is not None:
         frame.columns = list(labels)
     return frame

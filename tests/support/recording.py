@@ -10,6 +10,7 @@ import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Column:
     """An input of a model and values of it.
 
     :param values: as Python has them
-    :param arrow: how a file has them
+    :param arrow: how a file has them, which may be narrower than what the model takes
     """
 
     name: Any
@@ -135,26 +136,86 @@ def _as_mlflow_wants(value: Any, kind: Any, *, is_top: bool = True) -> Any:
     if isinstance(kind, Object):
         kinds = {prop.name: prop.dtype for prop in kind.properties}
         return {key: _as_mlflow_wants(item, kinds[key], is_top=False) for key, item in value.items()}
-    if is_top or isinstance(kind, AnyType):
+    if isinstance(kind, AnyType):
         return value
     if kind == DataType.datetime:
-        return np.datetime64(value, "ns")
+        midnight = value if isinstance(value, datetime.datetime) else datetime.datetime(*value.timetuple()[:3])
+        return midnight if is_top else np.datetime64(midnight, "ns")
+    if kind == DataType.double:
+        return float(value)
+    if is_top:
+        return value
     return {DataType.integer: np.int32, DataType.float: np.float32}.get(kind, lambda item: item)(value)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """How a file may have values of an MLflow type.
+
+    :param drawn: values of it
+    :param edges: the three that are likeliest to go wrong
+    """
+
+    arrow: pa.DataType
+    drawn: st.SearchStrategy[Any]
+    edges: Sequence[Any]
 
 
 _TIMES = st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2200, 1, 1)).map(
     lambda time: time.replace(fold=0)  # which no table can hold
 )
-LEAVES: dict[DataType, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
-    DataType.boolean: (pa.bool_(), st.booleans()),
-    DataType.integer: (pa.int32(), st.integers(-(2**31), 2**31 - 1)),
-    DataType.long: (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
-    DataType.float: (pa.float32(), st.floats(width=32)),
-    DataType.double: (pa.float64(), st.floats()),
-    DataType.string: (pa.string(), st.text(max_size=5)),
-    DataType.binary: (pa.binary(), st.binary(max_size=5)),
-    DataType.datetime: (pa.timestamp("us"), _TIMES),
-}
+_MILLISECONDS = _TIMES.map(lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000))
+_EPOCH = datetime.datetime(1970, 1, 1)
+# Just before the epoch; in the hour that clocks of Europe skip, and in the one that clocks of New York show twice.
+_CLOCKS = [
+    _EPOCH - datetime.timedelta(milliseconds=1), datetime.datetime(2021, 3, 28, 2, 30),
+    datetime.datetime(2021, 11, 7, 1, 30, 0, 123000),
+]  # fmt: skip
+_ZONES = (None, "UTC", "Europe/Berlin", "America/New_York", "+05:30")
+
+
+def _whole(*kinds: pa.DataType, most: int = 64) -> list[Leaf]:
+    leaves = []
+    for kind in kinds:
+        bits, is_signed = min(kind.bit_width, most), pa.types.is_signed_integer(kind)
+        least, greatest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+        leaves.append(Leaf(kind, st.integers(least, greatest), [least, 1, greatest]))
+    return leaves
+
+
+def _others(strategy: st.SearchStrategy[Any], edges: Sequence[Any], *kinds: pa.DataType) -> list[Leaf]:
+    return [Leaf(kind, strategy, edges) for kind in kinds]
+
+
+_FLOATS = _others(st.floats(width=32), [float("nan"), -0.0, 2.0**-149], pa.float32())
+_DECIMALS = [Decimal("-0.01"), Decimal(1), Decimal(10**7)]
+_SMALL, _MIDDLE = (pa.int8(), pa.int16(), pa.uint8()), (pa.int32(), pa.uint16(), pa.uint32())
+# By what a model takes, what a file may have; the first is the same type.
+LEAVES: dict[DataType, list[Leaf]] = {
+    DataType.boolean: _others(st.booleans(), [True, False, True], pa.bool_()),
+    DataType.integer: _whole(pa.int32(), *_SMALL, pa.uint16()),
+    DataType.long: _whole(pa.int64(), *_SMALL, *_MIDDLE),
+    DataType.float: [*_FLOATS, *_whole(*_SMALL)],
+    DataType.double: [
+        *_others(st.floats(), [float("inf"), -0.0, 5e-324], pa.float64()),
+        *_FLOATS,
+        *_whole(pa.int64(), *_SMALL, *_MIDDLE, most=54),
+        *_others(st.decimals(-(10**7), 10**7, places=2), _DECIMALS, pa.decimal128(10, 2)),
+    ],
+    DataType.string: _others(
+        st.text(max_size=5), ["", "é\0\U0001f600", " 1\n"], pa.string(), pa.large_string()
+    ),
+    DataType.binary: [
+        *_others(st.binary(max_size=5), [b"", b"\0\xff", b"a"], pa.binary(), pa.large_binary()),
+        *_others(st.binary(min_size=3, max_size=3), [b"\0\0\0", b"\xff\xfe\0", b"abc"], pa.binary(3)),
+    ],
+    DataType.datetime: [
+        *_others(_TIMES, _CLOCKS, *(pa.timestamp("us", zone) for zone in _ZONES)),
+        *_others(_MILLISECONDS, _CLOCKS, pa.timestamp("ms"), pa.timestamp("ms", "Asia/Tokyo")),
+        *_others(st.dates(datetime.date(1700, 1, 1), datetime.date(2200, 1, 1)),
+                 [datetime.date(1700, 1, 1), datetime.date(1970, 1, 1), datetime.date(2200, 1, 1)], pa.date32()),
+    ],
+}  # fmt: skip
 NO_GAPS = (DataType.integer, DataType.long)
 
 
@@ -178,22 +239,25 @@ def _gaps(strategy, *, allowed):
 
 
 @st.composite
-def values_of(draw, kind: Any, *, optional: bool = False) -> tuple[pa.DataType, st.SearchStrategy[Any]]:
+def values_of(
+    draw, kind: Any, *, optional: bool = False, is_exact: bool = False
+) -> tuple[pa.DataType, st.SearchStrategy[Any]]:
     """The Arrow type for an MLflow type, and values of it."""
     if isinstance(kind, DataType):
-        return LEAVES[kind]
+        leaf = LEAVES[kind][0] if is_exact else draw(st.sampled_from(LEAVES[kind]))
+        return leaf.arrow, leaf.drawn
     if isinstance(kind, AnyType):
-        return draw(values_of(draw(kinds(1).filter(lambda found: not _has_any(found)))))
+        return draw(values_of(draw(kinds(1).filter(lambda found: not _has_any(found))), is_exact=True))
     if isinstance(kind, Array):
-        arrow, inner = draw(values_of(kind.dtype, optional=optional))
+        arrow, inner = draw(values_of(kind.dtype, optional=optional, is_exact=is_exact))
         may_lack = kind.dtype not in NO_GAPS and (isinstance(kind.dtype, (DataType, AnyType)) or optional)
         return pa.list_(arrow), st.lists(_gaps(inner, allowed=may_lack), max_size=3)
     if isinstance(kind, Map):
-        arrow, inner = draw(values_of(kind.value_type, optional=optional))
+        arrow, inner = draw(values_of(kind.value_type, optional=optional, is_exact=is_exact))
         return pa.map_(pa.string(), arrow), st.dictionaries(st.sampled_from(["k", "l"]), _gaps(inner, allowed=optional))
     fields, parts = [], {}
     for prop in kind.properties:
-        arrow, inner = draw(values_of(prop.dtype, optional=not prop.required))
+        arrow, inner = draw(values_of(prop.dtype, optional=not prop.required, is_exact=is_exact))
         fields.append((prop.name, arrow))
         parts[prop.name] = _gaps(inner, allowed=not prop.required)
     return pa.struct(fields), st.fixed_dictionaries(parts)
@@ -225,6 +289,30 @@ def tables(draw, most: int = 4) -> list[Column]:
     count, rows = draw(st.integers(1, most)), draw(st.integers(1, 4))
     names = draw(st.sampled_from([[f"n{i}" for i in range(count)], list(range(count)), [None] * count]))
     return [draw(column(name, rows)) for name in names]
+
+
+def every_file_type() -> list[Column]:
+    """A column for each way in which a file may have a type, alone and in arrays, maps and objects."""
+    found = []
+    for kind, leaves in LEAVES.items():
+        thing = Object([Property("a", kind), Property("b", kind, required=False)])
+        gap = [] if kind in NO_GAPS else [None]
+        inner = [] if kind == DataType.float else gap  # in a list of NumPy's, mlflow takes no None
+        for leaf in leaves:
+            one, two, three = leaf.edges
+            struct = pa.struct([("a", leaf.arrow), ("b", leaf.arrow)])
+            things = [{"a": one, "b": two}, {"a": two, "b": None}, {"a": three, "b": three}]
+            found += [
+                (kind, leaf.arrow, [*leaf.edges, *(gap or [one])]),
+                (Array(kind), pa.list_(leaf.arrow), [leaf.edges, [], [three, *inner], None]),
+                (Map(kind), pa.map_(pa.string(), leaf.arrow), [{"k": one, "l": two}, {}, {"k": three}, None]),
+                (thing, struct, [*things, None]),
+                (Map(Array(thing)), pa.map_(pa.string(), pa.list_(struct)), [{"k": things}, {"k": []}, {}, None]),
+            ]
+    return [
+        Column(f"n{i}", kind, isinstance(kind, DataType), values, arrow)
+        for i, (kind, arrow, values) in enumerate(found)
+    ]
 
 
 @st.composite

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from mlflow.models.utils import _enforce_schema
 from mlflow.types import ColSpec, Schema
-from support.recording import every_type, expected, schema_of, table_of, tables, told
+from support.recording import every_file_type, every_type, expected, schema_of, table_of, tables, told
 
 from airflow_uc_models.engines import InferenceJob
 from airflow_uc_models.engines.local import score
@@ -52,3 +52,8 @@ def test_values_arrive_as_mlflow_gives_them(scored, strategy, on_bad_rows):
             assert [row.split("; ") for row in found] == [row.split("; ") for row in wanted]
 
     law()
+
+
+def test_each_type_of_a_file_arrives_as_mlflow_gives_it(scored):
+    columns = every_file_type()
+    assert [row.split("; ") for row in scored(columns)] == [row.split("; ") for row in expected(columns)]
