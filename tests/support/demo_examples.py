@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import airflow.sdk
+
 from scripts.demo.airflow_api import AirflowApi
 from scripts.demo.story import APPROVAL_DAG, APPROVAL_RUN, SENSOR_DAG
 
