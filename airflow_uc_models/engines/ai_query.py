@@ -34,13 +34,11 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import served_versions, statement_rows, table_columns
 from airflow_uc_models.hooks.workspace_jobs import WorkspaceJobs
 from airflow_uc_models.signatures import Field, Signature, type_name
+from airflow_uc_models.spark_failures import Failure, Kind
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS, _TIMEOUT_SECONDS = 10.0, 24 * 3600.0
-_DENIED = ("INSUFFICIENT_PERMISSIONS", "PERMISSION_DENIED")
-# Error classes of statements that no retry mends.
-_OF_INPUT = ("TABLE_OR_VIEW_NOT_FOUND", "UNRESOLVED_COLUMN", "DATATYPE_MISMATCH", "CAST_INVALID_INPUT")
 
 
 class AiQueryEngine:
@@ -144,7 +142,8 @@ class AiQueryEngine:
 
     def _first(self, job: InferenceJob, hook: ModelRegistryHook, scoring: Scoring) -> str:
         rows = statement_rows(hook.endpoint, self._run(job, scoring.first_reason()))
-        return f"The first one: {rows[0][0]}" if rows else ""
+        told = Failure.of_text(str(rows[0][0] or "")).told if rows else ""
+        return f"The first one: {told}." if told else "What is wrong with them may quote rows, and is not told here."
 
     def _run(self, job: InferenceJob, statement: str) -> str:
         """Carry out a statement that asks nobody, and return its id."""
@@ -294,11 +293,15 @@ def _expect_success(state: Any, statement_id: str, endpoint: str) -> None:
     """Raise for a statement that did not succeed; the error tells whether a retry can help."""
     if state.is_successful or state.state == "CLOSED":  # successful, too, some time ago
         return
-    told = state.error_message or "no reason given"
-    message = f"Statement {statement_id} ended as {state.state}: {told}"
-    found = re.search(r"\[([A-Z_]+)", told)
-    kind = found[1] if found else ""
-    if kind in _DENIED or any(word in told for word in _DENIED):
+    failure = Failure.of_text(str(state.error_message or ""))
+    message = f"Statement {statement_id} ended as {state.state}: {failure.told or _told_code(state)}"
+    if failure.kind is Kind.DENIED:
         needed = f"CAN QUERY on the endpoint {endpoint}, SELECT on the input, CREATE TABLE and MODIFY for the output"
         raise PermissionDeniedError(f"{message} It needs {needed}.")
-    raise InputDataError(message) if kind in _OF_INPUT else PredictionError(message)
+    raise InputDataError(message) if failure.kind is Kind.INPUT else PredictionError(message)
+
+
+def _told_code(state: Any) -> str:
+    """Return what is told of a failure without a condition: its text may quote rows."""
+    code = str(state.error_code or "")
+    return f"{code if re.fullmatch(r'[A-Z_]+', code) else 'no condition given'}; the query's page has the rest"

@@ -29,6 +29,7 @@ from airflow_uc_models.environments.loading import require_pyfunc
 from airflow_uc_models.exceptions import (
     InputDataError,
     InvalidArgumentError,
+    ModelContentError,
     PermissionDeniedError,
     PredictionError,
     UCModelsError,
@@ -38,6 +39,7 @@ from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.hooks.workspace import put_notebook
 from airflow_uc_models.hooks.workspace_jobs import WorkspaceJobs
 from airflow_uc_models.signatures import Signature
+from airflow_uc_models.spark_failures import Failure, Kind
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +168,7 @@ class DatabricksEngine:
             result = json.loads(told or "")
             rows, bad_rows = int(result["rows"]), int(result.get("bad_rows") or 0)
         except (TypeError, ValueError, KeyError):
-            raise PredictionError(f"{where} succeeded, but did not tell how many rows it scored: {told!r}.") from None
+            raise PredictionError(f"{where} succeeded, but did not tell how many rows it scored.") from None
         began, ended = run.get("start_time") or 0, run.get("end_time") or 0
         details = {"run_id": run["run_id"], "run_page_url": run.get("run_page_url")}
         return Scored(rows, round(max(0, ended - began) / 1000, 3), bad_rows, details)
@@ -233,26 +235,25 @@ def _digest(parameters: Mapping[str, Any], environment: Mapping[str, Any]) -> st
     return hashlib.sha256(json.dumps([work, environment, series()], sort_keys=True).encode()).hexdigest()
 
 
-def _told_error(error: str) -> str:
-    """Return an error of the run: what this package says of it, what is about privileges, else the class only.
-
-    The text of any other error may quote rows.
-    """
-    if re.search(r"JobError: |ScoringError: |PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS", error):
-        return error
-    return error.partition(": ")[0]
+# Where a Python trace stands, in the two ways in which notebooks write it.
+_FRAME = re.compile(r"^ *(?:File \"[^\"\n]+\", line \d+, in [\w<>]+|File [\w~./<>-]+:\d+, in [\w<>.]+)", re.MULTILINE)
 
 
 def _failure(where: str, state: Any, output: Mapping[str, Any]) -> UCModelsError:
-    """Return the error of a run that did not succeed."""
-    # Only where it failed: what stands between may quote rows.
-    trace = str(output.get("error_trace") or "")
-    if frames := re.findall(r"^ *File .*$|^.*?/[\w./-]+\.py.*? in \w+", trace, re.MULTILINE):
+    """Return the error of a run that did not succeed; of what the run says, only what has no value of a row."""
+    trace, said = str(output.get("error_trace") or ""), str(output.get("error") or "")
+    if frames := _FRAME.findall(trace):
         log.error("The run failed in:\n%s", "\n".join(frames)[-_MOST_TRACE:])
-    ending = state.result_state or state.life_cycle_state
-    told = [text for text in (state.state_message, _told_error(str(output.get("error") or ""))) if text]
-    message = f"{where} ended as {ending}: {' '.join(told) or 'no reason given'}"
-    if re.search(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS", " ".join(told)):
-        return PermissionDeniedError(message)
-    refused = re.match(r"(\S+\.)?JobError: ", str(output.get("error") or ""))  # by the script: it cannot be done
-    return InputDataError(message) if refused else PredictionError(message)
+    failure = Failure.of_text(said)
+    # The workspace's own words, where the script has not raised.
+    platform = "" if said else str(state.state_message or "")
+    kind = replace(failure, text=f"{said}\n{trace}").kind if said else Failure.of_text(platform).kind
+    message = f"{where} ended as {state.result_state or state.life_cycle_state}: "
+    message += failure.told or platform or "no reason given"
+    kinds: dict[Kind, type[UCModelsError]] = {
+        Kind.DENIED: PermissionDeniedError,
+        Kind.LOADING: ModelContentError,
+        Kind.INPUT: InputDataError,
+        Kind.REFUSED: InputDataError,
+    }
+    return kinds.get(kind, PredictionError)(message)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +23,15 @@ from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
 from airflow_uc_models.engines.local_plan import plan_of
+from airflow_uc_models.engines.spark_errors import explained, quiet
 from airflow_uc_models.engines.spark_places import is_remote
-from airflow_uc_models.engines.spark_plan import JobError, Source, open_input
+from airflow_uc_models.engines.spark_plan import Source, open_input
 from airflow_uc_models.engines.spark_script import params_of, refuse_remote_folder
 from airflow_uc_models.engines.spark_sessions import OPTIONS, REMOTE_WAYS, check_options, spark_session
 from airflow_uc_models.entities import ModelVersion
 from airflow_uc_models.environments.environment import LOCAL, UV, VIRTUALENV, environment_of
 from airflow_uc_models.environments.loading import require_pyfunc
-from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, ModelContentError, PredictionError
+from airflow_uc_models.exceptions import InvalidArgumentError
 from airflow_uc_models.hooks.artifacts import download_version, read_mlmodel
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.scratch import scratch_folder
@@ -43,9 +44,6 @@ log = logging.getLogger(__name__)
 
 _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _CANCEL_SECONDS = 10.0
-# A frame of the Python trace in an error of Spark: the model failed before it was given any row.
-_LOADING = re.compile(r"mlflow/pyfunc/__init__\.py\", line \d+, in load_model\b")
-_MOST_TEXT = 500
 
 
 class SparkEngine:
@@ -95,7 +93,8 @@ class SparkEngine:
             require_pyfunc(mlmodel, version.uri)
             spark, is_given = stack.enter_context(spark_session(job, hook))
             # While there is a session: Spark's errors ask it for their text.
-            stack.enter_context(_explained(job, version.uri))
+            stack.enter_context(explained(job, version.uri))
+            stack.enter_context(quiet(spark))
             stack.enter_context(_batches_of(spark, job.batch_size))
             _refuse_passing_table(spark, job, is_given=is_given)
             table: Any = _Table.of(open_input(spark, job.input, job.input_format, job.csv.to_json()))
@@ -260,98 +259,3 @@ def _batches_of(spark: Any, rows: int | None) -> Iterator[None]:
     finally:
         with suppress(Exception):  # Java may be gone
             spark.conf.set(_BATCH, before)
-
-
-@contextmanager
-def _explained(job: InferenceJob, model: str) -> Iterator[None]:
-    """Turn Spark's errors into ours, in few words; Spark has logged the rest."""
-    from py4j.protocol import Py4JError
-    from pyspark.errors import AnalysisException, PySparkException
-
-    try:
-        yield
-    except JobError as error:
-        raised: Exception = InvalidArgumentError(str(error))
-    except AnalysisException as error:
-        raised = InputDataError(f"Spark cannot read {job.input} or write {job.output}: {_first(error)}")
-    except Py4JError as error:
-        raised = _of_java(job, error)
-    except PySparkException as error:
-        raised = _of_spark(job, model, error)
-    else:
-        return
-    raise raised from None
-
-
-def _of_java(job: InferenceJob, error: Exception) -> Exception:
-    """Return what an exception of Java means: also its text is asked of Java, which may be gone."""
-    try:
-        text = str(error)
-        is_there = bool(getattr(error, "java_exception", None))
-    except Exception:
-        is_there = False
-    if not is_there:
-        return PredictionError(f"Spark ended before {job.input} was scored; its log tells why.")
-    return _unreadable(job, text) or PredictionError(f"Could not score {job.input}: {_cause(text)}")
-
-
-def _of_spark(job: InferenceJob, model: str, error: Exception) -> Exception:
-    text = str(error)
-    if found := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE|\n|$)", text):
-        return InputDataError(f"{job.input}: {found[1]}")
-    if unreadable := _unreadable(job, text):
-        return unreadable
-    told = _python_error(text) or _first(error)
-    if _LOADING.search(text):
-        return ModelContentError(f"{model} cannot be loaded by Spark's Python: {told}")
-    # Of another error than ours only the class is told: its text may quote rows.
-    known = re.search(r"ScoringError: (.*)", text)
-    return PredictionError(
-        f"Could not score {job.input} with {model}: {known[1] if known else told.partition(': ')[0]}"
-    )
-
-
-# How Spark and its readers name files that are damaged, gone, or not like the others.
-_READING = re.compile(
-    r"FAILED_READ_FILE|CANNOT_READ_FILE|FILE_NOT_EXIST|FileNotFoundException|MALFORMED_CSV_RECORD|ZipException"
-    r"|is not a Parquet file|ParquetDecodingException|EOFException|SchemaColumnConvertNotSupportedException"
-    r"|AccessControlException|MalformedInputException|Permission denied"
-)
-
-
-def _unreadable(job: InferenceJob, text: str) -> InputDataError | None:
-    """Return the error for a file that cannot be read, with its name, column and cause; None for any other failure."""
-    if not _READING.search(text):
-        return None
-    file = re.search(r"(?:reading|read) (?:the )?file:? `?((?:\w+:)?/[^\s`]*[^\s`.,])", text) or re.search(
-        r"((?:\w+:)?/[^\s`'\"]+\.(?:parquet|csv)[^\s`'\",:]*)", text
-    )
-    column = re.search(
-        r"column:? \[([^\]]+)\].*?[Ee]xpected[^:]*: ?([\w<>,() ]+?)[,;.] *(?:Found|Actual|actual)[^:]*: ?(\w+)",
-        text,
-        re.DOTALL,
-    )
-    where = f": column {column[1]} is {column[3]}, and {column[2]} in other files" if column else f": {_cause(text)}"
-    return InputDataError(f"{file[1] if file else job.input} cannot be read{where}")
-
-
-def _cause(text: str) -> str:
-    """Return the last cause in a trace of Java, or else what the exception says first."""
-    causes: Sequence[str] = re.findall(r"^Caused by: (.*)$", text, re.MULTILINE)
-    lines = [
-        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "..."))
-    ]
-    said = next(
-        (line for line in lines if re.match(r"[:\s]*[\w.$]*(?:Exception|Error)\b", line)), lines[0] if lines else text
-    )
-    return (causes[-1] if causes else said.lstrip(": "))[:_MOST_TEXT]
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _python_error(text: str) -> str | None:
-    """Return the last line of the Python trace in an error of Spark."""
-    found: Sequence[str] = re.findall(r"^([A-Za-z_][\w.]*(?:Error|Exception|Warning|Exit)\b.*)$", text, re.MULTILINE)
-    return found[-1] if found else None

@@ -53,7 +53,14 @@ def _load_brought(name: str) -> Any:
 def _load(folder: str) -> Any:
     import mlflow.pyfunc
 
-    return mlflow.pyfunc.load_model(folder)
+    try:
+        return mlflow.pyfunc.load_model(folder)
+    except (Exception, SystemExit) as error:  # a model's own code may raise anything, but it has seen no row yet
+        lasting = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and not isinstance(error, lasting)):
+            raise
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_REASON]
+    raise LoadingError(told)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,10 @@ class Given:
     labels: Sequence[Any] | None = None
     inferred: Sequence[str] = ()
     params: Mapping[str, Any] | None = None
+
+
+class LoadingError(Exception):
+    """The model cannot be loaded; the message says why."""
 
 
 class ScoringError(Exception):

@@ -19,10 +19,16 @@ _NO_VALUE = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A", "NA", "NULL",
     "NaN", "n/a", "nan", "null",
 )  # fmt: skip
+# What Spark puts in the place of bytes that are not of the encoding.
+_REPLACED = "\ufffd"
 
 
 class JobError(Exception):
     """The job cannot be done as it was asked for; the message says what to do."""
+
+
+class InputError(JobError):
+    """The input is not what its name or its options say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +122,24 @@ def open_input(spark: Any, place: str, input_format: str | None, csv: Mapping[st
         "encoding": csv.get("encoding", "utf-8"),
         "enforceSchema": False,
     }
-    names = spark.read.options(**options).csv(place).columns
-    if not options["header"]:
-        names = [str(position) for position in range(len(names))]
+    names = _csv_columns(spark, place, options)
     schema = ", ".join(f"{tick(name)} string" for name in [*names, BROKEN])
     read = spark.read.options(**options, columnNameOfCorruptRecord=BROKEN)
     return Source(read.schema(schema).csv(place), is_csv=True, csv=csv)
+
+
+def _csv_columns(spark: Any, place: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the names in the first line; Spark itself would give columns of the same name others."""
+    first = spark.read.options(**{**options, "header": False}).csv(place).head() or ()
+    if not options["header"]:
+        return [str(position) for position in range(len(first))]
+    names = [name or f"_c{position}" for position, name in enumerate(first)]
+    if any(not name.isprintable() or _REPLACED in name for name in names):
+        raise InputError(f"{place} cannot be read: its header is not text in {options['encoding']}.")
+    known = [name.casefold() for name in names]
+    if doubled := sorted({name for name in names if known.count(name.casefold()) > 1}):
+        raise InputError(f"{place} has more than one column {', '.join(map(repr, doubled))}.")
+    return names
 
 
 def _format_of(spark: Any, place: str) -> str:
@@ -224,6 +242,7 @@ class Plan:
         broken = F.col(BROKEN).isNotNull() if self.source.is_csv else F.lit(False)
         return F.coalesce(
             F.when(broken, F.lit("The line does not have the columns of the header")),
+            *(self._replaced(name) for name in (self.source.columns if self.source.is_csv else ())),
             *(found for name, kind in self.features.items() for found in self._reasons(name, kind)),
         )
 
@@ -246,6 +265,13 @@ class Plan:
         if kind in ("float", "double") and self.source.csv.get("decimal") == ",":
             return F.when(text.contains("."), F.lit("?")).otherwise(F.translate(text, ",", "."))
         return text
+
+    def _replaced(self, name: str) -> Any:
+        """Return the reason for a text that Spark could not decode, and would give to the model as another one."""
+        from pyspark.sql import functions as F  # noqa: N812
+
+        told = f"Column '{name}' has text that is not {self.source.csv.get('encoding', 'utf-8')}"
+        return F.when(self.source.frame[tick(name)].contains(_REPLACED), F.lit(told))
 
     def _reasons(self, name: str, kind: str | None) -> Iterator[Any]:
         from pyspark.sql import functions as F  # noqa: N812

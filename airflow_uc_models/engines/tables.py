@@ -23,6 +23,8 @@ FORMATS = {"parquet": (".parquet",), "csv": (".csv", ".csv.gz", ".csv.bz2", ".cs
 _PARQUET_BUFFER, _PARQUET_BUFFER_REMOTE = 1 << 17, 1 << 20
 # What a value of text or of a list is taken for where its file does not tell.
 _UNKNOWN_WIDTH = 32.0
+# The end of a Parquet file: four bytes with the footer's length, and four that say what the file is.
+_FOOTER_END, _SIGNATURE = 8, 28
 _PHYSICAL_WIDTHS = {"INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -255,6 +257,7 @@ class _ParquetTable:
         def schema_of(file: Location) -> pa.Schema:
             nonlocal rows
             with cls._open(file) as opened:
+                _refuse_encrypted(opened, file)
                 rows += opened.metadata.num_rows
                 sizes.update(_column_sizes(opened))
                 return opened.schema_arrow
@@ -286,6 +289,18 @@ class _ParquetTable:
             with self._open(file) as opened:
                 batches = opened.iter_batches(batch_size, columns=list(columns))
                 yield from _numbered(batches, schema, batch_size, file)
+
+
+def _refuse_encrypted(opened: Any, file: Location) -> None:
+    """Raise InputDataError for encrypted columns: Arrow ends this process when it is asked about one.
+
+    Behind what tells of all columns, such a file has a signature, which is part of the footer and not of the metadata.
+    """
+    with file.open_input(random_access=True) as handle:
+        handle.seek(-_FOOTER_END, 2)
+        length = int.from_bytes(handle.read(4), "little")
+    if length - opened.metadata.serialized_size == _SIGNATURE:
+        raise InputDataError(f"{file.shown} cannot be read: it has encrypted columns.")
 
 
 def _column_sizes(opened: Any) -> Counter[str]:

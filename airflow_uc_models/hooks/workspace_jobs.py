@@ -79,9 +79,9 @@ class WorkspaceJobs:
 
     def run_trigger(self, run_id: int, run_page_url: str) -> BaseTrigger:
         """Return the trigger that tells of the run's end."""
-        from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
+        from airflow_uc_models.hooks.workspace_triggers import RunTrigger
 
-        return DatabricksExecutionTrigger(
+        return RunTrigger(
             run_id,
             self._endpoint.conn_id,
             polling_period_seconds=self._poll_interval,  # type: ignore[arg-type]  # it sleeps so long
@@ -135,9 +135,9 @@ class WorkspaceJobs:
 
     def statement_trigger(self, statement_id: str, end_time: float) -> BaseTrigger:
         """Return the trigger that tells of a statement's end, or cancels it at a time."""
-        from airflow.providers.databricks.triggers.databricks import DatabricksSQLStatementExecutionTrigger
+        from airflow_uc_models.hooks.workspace_triggers import StatementTrigger
 
-        return DatabricksSQLStatementExecutionTrigger(
+        return StatementTrigger(
             statement_id,
             self._endpoint.conn_id,
             end_time,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -9,16 +10,21 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from airflow.sdk.module_loading import import_string
 from support.databricks import connection_json
 from support.deferring import keep_what_is_deferred
 from support.killing import killed_at
 from support.remote_scoring import NAME, add_model, columns, may_score
 
 from airflow_uc_models.emulator.warehouse import Answer
+from airflow_uc_models.hooks.model_registry import ModelRegistryHook
+from airflow_uc_models.hooks.workspace_jobs import WorkspaceJobs
 from airflow_uc_models.operators.inference import BatchInferenceOperator
 
 RETRY = {"retries": 2, "retry_delay": timedelta(0)}
 ASKING = r"ai_query\("
+CANARY = "Zebulon-Quist"
+BUSY = f"[AI_FUNCTION_HTTP_REQUEST_ERROR] HTTP code 400: cannot score {{'name': '{CANARY}'}}"
 BOTH = pytest.mark.parametrize("deferrable", [False, True], ids=["waiting", "deferred"])
 
 
@@ -118,10 +124,11 @@ def test_where_all_rows_are_bad_the_output_stays_as_it_was(serving, score) -> No
     serving.warehouses.clear()
     serving.warehouses.add("w1")
     serving.warehouses.answer(r"SELECT count_if", columns=["good", "bad"], rows=[[0, 3]])
-    serving.warehouses.answer(r"SELECT `_airflow_answer`.`errorMessage`", columns=["reason"], rows=[["busy"]])
+    serving.warehouses.answer(r"SELECT `_airflow_answer`.`errorMessage`", columns=["reason"], rows=[[BUSY]])
     result = score(on_bad_rows="quarantine")
     assert result.state == "failed"
-    assert "None of the 3 rows of the input could be scored. The first one: busy" in result.output
+    assert "None of the 3 rows of the input could be scored. The first one: [AI_FUNCTION_HTTP" in result.output
+    assert CANARY not in result.output
     assert not [text for text in sent(serving) if "`scored`" in text or "`scored_bad_rows`" in text]
     assert sent(serving)[-1] == "DROP TABLE IF EXISTS STAGING"
 
@@ -206,6 +213,39 @@ def test_a_statement_that_fails_fails_the_task(serving, score, deferrable, error
     assert (result.state, result.ti("score").try_number) == ("failed", tries)
     assert expected in result.output
     assert len(sent(serving)) == tries
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "error",
+    [BUSY, f"[CAST_INVALID_INPUT] The value '{CANARY}' cannot be cast. SQLSTATE: 22018", f"no idea about {CANARY}"],
+)
+@pytest.mark.parametrize("statement", [ASKING, r"SELECT count"])
+def test_what_a_statement_says_of_rows_is_not_told(serving, score, deferrable, statement, error) -> None:
+    serving.warehouses.clear()
+    serving.warehouses.add("w1")
+    serving.warehouses.answer(statement, error=error)
+    result = score(deferrable=deferrable)
+    assert result.state == "failed"
+    assert "ended as FAILED: " in result.output
+    assert CANARY not in result.output
+
+
+@pytest.mark.parametrize("error", [BUSY, None])
+def test_the_event_of_a_deferred_statement_has_no_value(serving, databricks, error) -> None:
+    """Airflow logs events, and keeps them."""
+    jobs = WorkspaceJobs(ModelRegistryHook(databricks).endpoint, 0.01)
+    serving.warehouses.answer("SELECT 1", error=error)
+    trigger = jobs.statement_trigger(jobs.send_statement("w1", "SELECT 1"), time.time() + 60)
+    path, arguments = trigger.serialize()
+
+    async def events():
+        return [event async for event in import_string(path)(**arguments).run()]
+
+    [event] = asyncio.run(events())
+    assert CANARY not in str(event)
+    state = jobs.statement_state(event.payload["state"])
+    assert (state.is_successful, "[AI_FUNCTION_HTTP_REQUEST_ERROR] HTTP 400" in str(event)) == (not error, bool(error))
 
 
 def test_a_statement_that_cannot_put_answers_in_place_drops_them(serving, score) -> None:

@@ -158,6 +158,30 @@ def test_a_run_that_does_not_succeed_fails_the_task(workspace, score, deferrable
     assert re.search(expected, result.output)
 
 
+LOADING = 'File "/x/mlflow/pyfunc/__init__.py", line 9, in load_model'
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["waiting", "deferred"])
+@pytest.mark.parametrize(
+    ("error", "trace", "tries", "told"),
+    [
+        ("ValueError: Zebulon-Quist", 'File "/x/code.py", line 3, in predict\nFile Zebulon-Quist', 2, "ValueError"),
+        ("PythonException: Zebulon-Quist\nScoringError: KeyError: # (in f)\nZebulon-Quist", "", 2, "KeyError: #"),
+        ("[CAST_INVALID_INPUT] The value 'Zebulon-Quist' of", "", 1, "[CAST_INVALID_INPUT]"),
+        ("SparkException: [FAILED_READ_FILE.NO_HINT] of Zebulon-Quist", "", 1, "[FAILED_READ_FILE.NO_HINT]"),
+        ("PythonException: ModuleNotFoundError: No module named 'x'", LOADING, 1, "prod.ml_team.fraud/1"),
+    ],
+)
+def test_what_a_run_says_of_rows_is_not_told(workspace, score, deferrable, error, trace, tries, told) -> None:
+    add_model(workspace)
+    workspace.runs.plan(error=error, error_trace=trace, message="Zebulon-Quist")
+    workspace.runs.plan(error=error, error_trace=trace, message="Zebulon-Quist")
+    result = score(deferrable=deferrable, default_args={**RETRY, "retries": 1})
+    assert (result.state, result.ti("score").try_number) == ("failed", tries)
+    assert told in result.output
+    assert "Zebulon" not in result.output
+
+
 def test_a_missing_privilege_in_the_run_is_no_matter_for_retries(workspace, score) -> None:
     add_model(workspace)
     workspace.runs.plan(error="[INSUFFICIENT_PERMISSIONS] User does not have SELECT on Table 'prod.ml_team.rows'.")
@@ -427,4 +451,4 @@ def test_what_the_script_refuses_is_no_matter_for_retries(workspace, score, tabl
     add_model(workspace, files=save_sums)
     result = score(**tables, keep_columns=["no"], default_args=RETRY)
     assert (result.state, result.ti("score").try_number) == ("failed", 1)
-    assert "JobError: keep_columns names no" in result.output
+    assert "FAILED: keep_columns names no" in result.output

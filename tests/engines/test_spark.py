@@ -189,6 +189,8 @@ import mlflow
 
 class Triples(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
+        if (model_input["x"] > 48_000).any():
+            raise ValueError(f"too much:\\n{model_input}")
         return model_input["x"] * 3
 
 mlflow.models.set_model(Triples())
@@ -256,10 +258,12 @@ def test_a_model_that_cannot_be_loaded_is_told_and_not_retried(spark, version, t
 
 ALONE = """
 import json, os, sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 import psutil
 from airflow_uc_models.engines import InferenceJob, spark
+from airflow_uc_models.exceptions import PredictionError
 
 model, source, folder = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 spark.download_version = lambda hook, version, destination: model
@@ -268,6 +272,11 @@ before = dict(os.environ)
 for name, options in json.loads(sys.argv[4]).items():
     job = InferenceJob(input=source, output=f"{folder}/{name}", key="aaaa1111bbbb2222", mode="append", options=options)
     told = spark.SparkEngine().start(job, None, version)
+    if "master" in options:
+        try:
+            spark.SparkEngine().start(replace(job, input=sys.argv[5]), None, version)
+        except PredictionError as error:
+            print(error)
     print(json.dumps({
         "rows": told.rows,
         "variables": [name for name in os.environ if os.environ[name] != before.get(name)],
@@ -278,16 +287,28 @@ for name, options in json.loads(sys.argv[4]).items():
 
 @pytest.mark.parametrize("way", [{"master": "local[1]"}, pytest.param({"remote": "local[1]"}, marks=pytest.mark.soak)])
 def test_sessions_of_its_own_are_gone_in_the_end(version, tmp_path, way):
-    """Of Spark in this machine's Java, or of Spark Connect; a process of its own, which has neither."""
+    """Of Spark in this machine's Java, or of Spark Connect; a process of its own, which has neither.
+
+    What Java prints goes to the task's log, so it has no value of a row on which the model fails.
+    """
     if shutil.which("java") is None:
         pytest.skip("there is no java on this machine")
     version(TRIPLES, [ColSpec("double", "x")], [ColSpec("double")])
     pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "in.parquet")
-    arguments = [tmp_path / "model", tmp_path / "in.parquet", tmp_path, json.dumps({"out": way})]
+    pq.write_table(pa.table({"x": [48151.625]}), tmp_path / "bad.parquet")
+    arguments = [
+        tmp_path / "model",
+        tmp_path / "in.parquet",
+        tmp_path,
+        json.dumps({"out": way}),
+        tmp_path / "bad.parquet",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "48151" not in done.stdout + done.stderr
+    assert ("ValueError: too much" in done.stdout) is ("master" in way)
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert told == [{"rows": 2, "variables": [], "children": []}]
     found = pq.read_table(tmp_path / "out").to_pydict()

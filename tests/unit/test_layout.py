@@ -171,6 +171,7 @@ def test_one_file_touches_the_databricks_providers_tokens() -> None:
         "hooks/auth.py",
         "hooks/databricks_sql.py",
         "hooks/workspace_jobs.py",
+        "hooks/workspace_triggers.py",
     }
     touching = {
         str(path)
