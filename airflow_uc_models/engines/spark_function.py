@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_uc_models.environments.frames import frame_of, tensor_of
-from airflow_uc_models.environments.redaction import described
+from airflow_uc_models.environments.redaction import described, warned_safely
 
 _MOST_REASON = 1_000
 
@@ -146,7 +146,8 @@ def _predict(model: Any, rows: Any, given: Given) -> Any:
     ]
     typed = pa.RecordBatch.from_arrays(columns, names=names)
     frame = tensor_of(typed) if given.as_tensor else frame_of(typed, given.labels, inferred=given.inferred)
-    return model.predict(frame) if given.params is None else model.predict(frame, params=dict(given.params))
+    with warned_safely(rows, names):
+        return model.predict(frame) if given.params is None else model.predict(frame, params=dict(given.params))
 
 
 def _plain_type(kind: Any, *, is_free: bool) -> Any:

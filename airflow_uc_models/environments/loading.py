@@ -16,6 +16,9 @@ PYFUNC = "python_function"
 _MOST_TEXT = 1_000
 # What is the same at the next try. Other OSErrors may pass: a disk, or the network that a model loads more from.
 _LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+# The same of libraries whose errors are no OSErrors.
+_PASSING = {"httpx.TransportError", "urllib3.HTTPError", "http.HTTPException", "aiohttp.ClientConnectionError"}
+_MOST_CAUSES = 10
 
 
 def load_pyfunc(folder: Path, label: str) -> Any:
@@ -33,9 +36,23 @@ def load_pyfunc(folder: Path, label: str) -> Any:
         return mlflow.pyfunc.load_model(str(folder))
     except (Exception, SystemExit) as error:  # a model's own code may raise anything
         told = f"{type(error).__name__}: {error}"[:_MOST_TEXT]
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and not isinstance(error, _LASTING)):
+        if _may_pass(error):
             raise ModelEnvironmentError(f"{label} could not be loaded: {told}") from error
         raise ModelContentError(f"{label} cannot be loaded: {told}. {_advice(folder, error)}") from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether memory, disk or network gave out, also where a library made an error of its own out of that."""
+    found: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if found is None:
+            return False
+        names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(found).__mro__}
+        is_passing = isinstance(found, MemoryError | OSError) and not isinstance(found, _LASTING)
+        if is_passing or names & _PASSING:
+            return True
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return False
 
 
 def require_pyfunc(mlmodel: Mapping[str, Any], label: str) -> None:

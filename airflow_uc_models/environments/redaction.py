@@ -6,8 +6,11 @@ package is imported.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 _MOST_TEXT = 500
@@ -51,6 +54,33 @@ def safe_text(text: str, rows: Any = None, names: Collection[str] = ()) -> str:
     told = "".join(piece if may_tell(piece) else "#" for piece in re.findall(r"\w+|\W", text[: 4 * _MOST_TEXT]))
     told = re.sub(r"#(?:[-.,:+/]?#)+", "#", " ".join(told.split()))
     return told if len(told) <= _MOST_TEXT else f"{told[:_MOST_TEXT]} ..."
+
+
+@contextmanager
+def warned_safely(rows: Any, names: Collection[str] = ()) -> Generator[None, None, None]:
+    """Have what mlflow logs and Python warns of in the block told without what is in the rows.
+
+    :param rows: what the model is given
+    :param names: of columns, which may be told
+    """
+    make, show = logging.getLogRecordFactory(), warnings.showwarning
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        if made.name.partition(".")[0] == "mlflow":
+            made.msg, made.args, made.exc_info = safe_text(made.getMessage(), rows, names), (), None
+        return made
+
+    def shown(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        show(safe_text(str(message), rows, names), category, filename, lineno, file, line)
+
+    logging.setLogRecordFactory(record)
+    warnings.showwarning = shown
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
+        warnings.showwarning = show
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import logging
 import re
@@ -88,11 +89,9 @@ def read_requirements(folder: Path, label: str) -> ModelRequirements | None:
         return None
     build = _list(python_env, "build_dependencies") if python_env else _build_of_conda(others)
     reader.read("\n".join(map(str, build)), "build")
-    python = python_env.get("python") or next(
-        (m[1] for i in others if (m := re.fullmatch(r"python\s*[<>=]?=+\s*([\d.]+)", i))), None
-    )
+    python = python_env.get("python") or next(filter(None, map(_python_of_conda, others)), None)
     return ModelRequirements(
-        str(python) if python else None,
+        "3.10" if python == 3.1 else str(python) if python else None,  # YAML reads it as a number
         reader.sorted("requirement"),
         reader.sorted("constraint"),
         tuple(reader.digests),
@@ -124,6 +123,23 @@ def _dependencies(folder: Path, conda: Mapping[str, Any], python_env: Mapping[st
 def _build_of_conda(items: list[str]) -> list[str]:
     found = [match for item in items if (match := _BUILD.fullmatch(item.strip()))]
     return [f"{m[1]}{'==' if m[2] == '=' else m[2] or ''}{m[3] or ''}" for m in found]
+
+
+def _python_of_conda(item: str) -> str | None:
+    """Return the Python that an entry of conda.yaml asks for; None if it is another one, or this worker's does."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    found = re.fullmatch(r"(?:[\w./-]+::)?python(?![\w-])\s*(.*)", item.strip())
+    if not found:
+        return None
+    if exact := re.match(r"={1,2}\s*(\d+(?:\.\d+)*)", found[1]):
+        return exact[1]
+    try:
+        fits = SpecifierSet(found[1]).contains(sys.version.split()[0])
+    except InvalidSpecifier:
+        return None
+    least = re.search(r">=\s*(\d+(?:\.\d+)*)", found[1])
+    return None if fits or not least else least[1]
 
 
 def _list(content: Mapping[str, Any], key: str) -> list[Any]:
@@ -165,6 +181,7 @@ class RequirementsReader:
         self.label = label
         self.digests: list[str] = []
         self.options: list[str] = []
+        self._read: set[tuple[Path, str]] = set()
         self._lines: dict[str, set[str]] = {"requirement": set(), "constraint": set(), "build": set()}
 
     def sorted(self, kind: str) -> tuple[str, ...]:
@@ -184,7 +201,9 @@ class RequirementsReader:
                 if not file.is_file():
                     raise self._refusal(line, "is no file of the model")
                 included = kind if _INCLUDES[option] == "requirement" else "constraint"
-                self.read(file.read_text(encoding="utf-8"), included, file.parent)
+                if (file, included) not in self._read:  # files may name each other
+                    self._read.add((file, included))
+                    self.read(_text(file, self.label), included, file.parent)
             elif option in _EDITABLE:  # the folder is gone after the build
                 self._lines[kind].add(self._requirement(value))
             elif option in _VALUE_OPTIONS:
@@ -331,7 +350,17 @@ def _yaml(file: Path, label: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(_text(file, label))
+    except yaml.YAMLError as error:
         raise ModelContentError(f"{file.name} of {label} is not readable YAML: {error}") from error
     return content if isinstance(content, dict) else {}
+
+
+def _text(file: Path, label: str) -> str:
+    """Return a file's text; it is UTF-8, or what the mark at its begin says, as pip takes it."""
+    content = file.read_bytes()
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelContentError(f"{file.name} of {label} is not readable: it is not UTF-8.") from error

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_uc_models.environments.frames import frame_of, tensor_of
-from airflow_uc_models.environments.redaction import described, safe_text
+from airflow_uc_models.environments.redaction import described, safe_text, warned_safely
 from airflow_uc_models.exceptions import PredictionError
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ def _predictions(predict: Callable[..., Any], rows: pa.RecordBatch, asked: Asked
     import pyarrow as pa
 
     given = frame(rows, asked)
-    predicted = predict(given) if asked.params is None else predict(given, params=dict(asked.params))
+    with warned_safely(rows, rows.schema.names):
+        predicted = predict(given) if asked.params is None else predict(given, params=dict(asked.params))
     columns = prediction_arrays(predicted, rows.num_rows, asked.names)
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_uc_models.environments.frames import frame_of
-from airflow_uc_models.environments.redaction import described
+from airflow_uc_models.environments.redaction import described, warned_safely
 from airflow_uc_models.exceptions import ModelEnvironmentError, PredictionError
 
 _MOST_TEXT = 1_000
@@ -62,7 +62,7 @@ def _measured(pyfunc: Any, frame: Any, arguments: Mapping[str, Any]) -> dict[str
     import mlflow
     import mlflow.models
 
-    with mlflow.start_run():
+    with mlflow.start_run(), warned_safely(frame, [str(name) for name in frame.columns]):
         result = mlflow.models.evaluate(
             pyfunc,
             frame.reset_index(drop=True),
@@ -100,7 +100,8 @@ def smoke_test(model: Any, arguments: Mapping[str, Any], batches: Sequence[Any])
     if example is None:
         return {"problem": "the model has no input example: log it with input_example=..."}
     try:
-        output = pyfunc.predict(example)
+        with warned_safely(example):
+            output = pyfunc.predict(example)
     except Exception as error:
         return {"problem": _problem("fails on its own input example", error, example)}
     try:

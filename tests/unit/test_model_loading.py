@@ -41,10 +41,24 @@ BROKEN = {
     "empty_pickle": lambda model: (model / "model.pkl").write_bytes(b""),
     "no_pickle": lambda model: (model / "model.pkl").unlink(),
     "exit": lambda model: loader(model, "def _load_pyfunc(path): raise SystemExit(3)"),
+    "newer_pickle": lambda model: (model / "model.pkl").write_bytes(b"\x80\x63."),
+    "class_gone": lambda model: (model / "model.pkl").write_bytes(b"chelpers\nNoSuchClass\n."),
+    "module_gone": lambda model: (model / "model.pkl").write_bytes(b"cno_such_module\nModel\n."),
+    "code_gone": lambda model: (loader(model, "import helpers"), shutil.rmtree(model / "code")),
+    "no_folder_of_a_library": lambda model: loader(model, "def _load_pyfunc(path): open('/no/such/file')"),
     "broken_code": lambda model: loader(model, "def _load_pyfunc(path) return"),
     "its_own_error": lambda model: loader(model, "def _load_pyfunc(path): raise KeyError('layer')"),
 }
-PASSING = ["MemoryError()", "ConnectionResetError('hub')", "TimeoutError()", "OSError(28, 'full')"]
+PASSING = [
+    "MemoryError()",
+    "ConnectionResetError('hub')",
+    "TimeoutError()",
+    "OSError(28, 'full')",
+    "RuntimeError('cannot get the weights') from ConnectionResetError('hub')",
+    "__import__('httpx').ReadTimeout('hub')",
+    "__import__('urllib3').exceptions.IncompleteRead(3, 5)",
+    "__import__('requests').exceptions.ConnectionError('hub')",
+]
 
 
 @pytest.mark.filterwarnings("ignore")

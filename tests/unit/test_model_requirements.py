@@ -252,6 +252,58 @@ def test_old_models_have_conda_yaml_only(model):
     assert (found.python, found.lines) == ("3.11.2", ("pandas==2.2", "scikit-learn"))
 
 
+@pytest.mark.parametrize(
+    ("entry", "python"),
+    [
+        ("python=3.10", "3.10"),
+        ("python =3.10.4", "3.10.4"),
+        ("python=3.10.*", "3.10"),
+        ("python==3.10.4=h12debd9_0_cpython", "3.10.4"),
+        ("conda-forge::python=3.10", "3.10"),
+        ("python>=3.9", None),
+        ("python >=3.9,<4", None),
+        ("python>=2.7,<3.8", "2.7"),
+        ("python", None),
+        ("python<4", None),
+    ],
+)
+def test_the_python_of_conda_yaml(model, entry, python):
+    """None: what this worker has will do."""
+    conda = f"dependencies: ['{entry}', pip, {{pip: [pandas]}}]"
+    assert read_requirements(model(None, python=None, conda=conda), "m").python == python
+
+
+def test_a_python_that_yaml_takes_for_a_number(model):
+    folder = model("pandas")
+    (folder / "python_env.yaml").write_text("python: 3.10\ndependencies: [-r requirements.txt]\n")
+    assert read_requirements(folder, "m").python == "3.10"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_as_other_systems_write_them(model, encoding, end):
+    folder = model("pandas")
+    lines = ["pandas[excel]>=2 ; python_version >= '3'  # note", "numpy \\", "  >=1", "-c limits.txt", ""]
+    (folder / "requirements.txt").write_bytes(end.join(lines).encode(encoding))
+    (folder / "limits.txt").write_bytes(f"scipy<2{end}".encode(encoding))
+    found = read_requirements(folder, "m")
+    assert found.lines == ("numpy>=1", 'pandas[excel]>=2; python_version >= "3"')
+    assert found.constraints == ("scipy<2",)
+
+
+def test_files_that_name_each_other_are_read_once(model):
+    folder = model("-r more.txt\npandas")
+    (folder / "more.txt").write_text("numpy\n-r requirements.txt\n")
+    assert read_requirements(folder, "m").lines == ("numpy", "pandas")
+
+
+def test_requirements_that_are_no_text_are_told(model):
+    folder = model("pandas")
+    (folder / "requirements.txt").write_bytes(b"pand\xe4s\n")
+    with pytest.raises(ModelContentError, match=r"requirements\.txt of m is not readable"):
+        read_requirements(folder, "m")
+
+
 def test_packages_from_conda_are_refused(model):
     folder = model("pandas", conda=CONDA.replace("- pip<=24", "- conda-forge::cudatoolkit=11\n- pip"))
     with pytest.raises(ModelContentError, match=r"packages from conda \(conda-forge::cudatoolkit=11\)"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,25 @@ def test_what_a_model_raises_is_told_without_values(tmp_path, caplog, predict, o
     with pytest.raises(Exception, match="row") as caught:
         run(tmp_path, predict, INPUTS, on_bad_rows=on_bad_rows)
     assert_nothing_is_told(caught, caplog)
+
+
+def warn(frame):
+    warnings.warn(f"odd: {frame['name'].iloc[0]}", RuntimeWarning, stacklevel=1)
+    try:
+        whole(frame)
+    except ValueError as error:
+        logging.getLogger("mlflow.models").warning("Failed on %s", frame["x"].iloc[0], exc_info=error)
+    return frame["x"]
+
+
+def test_what_mlflow_and_python_warn_of_is_told_without_values(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mlflow"), "propagate", True)
+    pq.write_table(pa.table({name: values[1:] for name, values in ROWS.items()}), tmp_path / "in.parquet")
+    with pytest.warns(RuntimeWarning, match="odd: #") as warned:
+        run(tmp_path, warn, INPUTS)
+    assert "Failed on #" in caplog.text
+    told = caplog.text + "".join(str(item.message) for item in warned)
+    assert not [part for part in PARTS if part in told.casefold()], told
 
 
 def test_quarantined_rows_have_the_whole_reason(tmp_path):
