@@ -72,6 +72,8 @@ class Failure:
             return own
         if reason := _OWN_REASON.search(self.parameters.get("errorMessage") or self.text):
             return reason[0]
+        if "TIMESTAMP(NANOS" in self.text:
+            return _NANOSECONDS
         if self.condition and self.condition in self.text and self._is_of_statement:
             return next(line for line in self.text.splitlines() if self.condition in line).strip()[:_MOST_TEXT]
         status = re.search(r"\bHTTP(?: status)?(?: code)?[ :=]{0,2}([45]\d\d)\b", self.text, re.IGNORECASE)
@@ -140,10 +142,15 @@ def _is_class(name: str) -> bool:
 _LOADING = re.compile(r"mlflow/pyfunc/__init__\.py\", line \d+, in load_model\b")
 # What this package's own expressions raise in Spark.
 _OWN_REASON = re.compile(
-    r"Column '[^\n]*?' has (?:a value that is no \w+|no value; the model takes \w+ there|text that is not [\w-]+)"
+    r"Column '[^\n]*?' has (?:a value that is no \w+|no value; the model takes \w+ there|text that is not [\w-]+"
+    r"|quotes with a backslash before them [^\n]*? in the file)"
     r"|The line does not have the columns of the header"
 )
 _FILE = re.compile(r"(?:reading|read) (?:the )?(?:file:? |footer for file: )`?((?:\w+:)?/[^\s`]*[^\s`.,])")
+_NANOSECONDS = (
+    "Spark does not read times in nanoseconds from Parquet files. Write them in microseconds (pandas: "
+    "to_parquet(..., coerce_timestamps='us')), or use engine='local'."
+)
 _DENIED = ("INSUFFICIENT_PERMISSIONS", "PERMISSION_DENIED", "UNAUTHORIZED_ACCESS")
 # Conditions about names and types. Those of older Spark and of warehouses come without a SQLSTATE.
 _NAMES = (
@@ -172,6 +179,10 @@ _PASSING_WORDS = re.compile(
     r"|(?:[Ss]tatus(?: [Cc]ode)?|HTTP(?:/[\d.]+)?)\W{1,3}50\d|No space left|Input/output error"
 )
 _DAMAGE = (
+    (
+        r"UnsupportedCharset|IllegalCharsetName|INVALID_PARAMETER_VALUE.CHARSET",
+        "Spark's Java does not know the encoding of csv_options. Convert the file to UTF-8, or use engine='local'",
+    ),
     (r"ParquetCryptoRuntimeException", "it is encrypted"),
     (r"\bFileNotFoundException|FILE_NOT_EXIST", "it is gone"),
     (r"AccessControlException|AccessDeniedException", "it may not be read"),

@@ -38,6 +38,10 @@ class _Stream:
         self._looks_for_escapes = options.quote == '"' and options.escape is None
         is_utf8 = codecs.lookup(options.encoding).name in ("utf-8", "utf-8-sig")
         self._decoder = None if is_utf8 else codecs.getincrementaldecoder(options.encoding)("strict")
+        # Arrow drops an escape before any character; one that stands before no quote is doubled, to stay.
+        escape, quote = (re.escape(char.encode()) for char in (options.escape or "", options.quote or ""))
+        self._escapes = re.compile(escape + b"[" + quote + escape + b"]?") if options.escape else None
+        self._cut = b""
         self._held = b""
         self._last = b""
         self._is_at_end = False
@@ -60,6 +64,8 @@ class _Stream:
             found = self._decoder.decode(found, final=self._is_at_end).encode()
             if not self._last and found.startswith(_BOM):
                 found = found[len(_BOM) :]
+        if self._escapes is not None:
+            found = self._with_escapes(found)
         if self._looks_for_escapes and _ESCAPED.search(self._last[-2:] + found):
             raise UnreadableCsvError(
                 r"it has quotes with a backslash before them (\"). If these stand for quotes inside of values, set "
@@ -68,6 +74,18 @@ class _Stream:
         ends = self._is_at_end and self._last and not self._last.endswith(b"\n")
         self._last = (self._last[-2:] + found)[-3:]
         return found + b"\n" if ends else found
+
+    def _with_escapes(self, found: bytes) -> bytes:
+        assert self._escapes is not None  # noqa: S101 - for mypy
+        found, self._cut = self._cut + found, b""
+
+        def kept(match: re.Match[bytes]) -> bytes:
+            if len(match[0]) == 1 and match.end() == len(found) and not self._is_at_end:
+                self._cut = match[0]  # what it stands before is not read yet
+                return b""
+            return match[0] * 2 if len(match[0]) == 1 else match[0]
+
+        return self._escapes.sub(kept, found)
 
 
 @contextmanager

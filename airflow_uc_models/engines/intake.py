@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from airflow_uc_models.csv_options import CsvOptions
+from airflow_uc_models.engines.casts import present, times_of
 from airflow_uc_models.engines.schema import Features
 from airflow_uc_models.engines.tables import Part
 
@@ -43,6 +46,7 @@ class Intake:
 
     :param schema: the input's columns, of the types that the output has
     :param kept: the columns of the output
+    :param csv: how CSV files of the input are written
     :param quarantines: put rows aside that do not fit; else the first one is an InputDataError
     """
 
@@ -50,6 +54,7 @@ class Intake:
     schema: pa.Schema
     kept: Sequence[str]
     quarantines: bool = False
+    csv: CsvOptions = field(default_factory=CsvOptions)
 
     def of(self, part: Part) -> Taken:
         """Return the rows of a part, the good and the bad."""
@@ -75,7 +80,7 @@ class Intake:
         column = batch.column(name)
         if column.type == wanted:
             return column
-        return _cast(column, wanted, _from_text, name, reasons)
+        return _cast(column, wanted, partial(_from_text, csv=self.csv), name, reasons)
 
     def _given(self, column: pa.Array, name: str, reasons: _Reasons) -> pa.Array:
         """Return a column in the type the model takes."""
@@ -144,16 +149,23 @@ def _plain_cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     return column.cast(wanted)
 
 
-def _from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _from_text(column: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Array:
     """Read values as Arrow reads those of CSV files."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    from pyarrow import csv
 
     if pa.types.is_binary(wanted):
         return column.cast(wanted)
-    missing = pc.is_in(column, value_set=pa.array(csv.ConvertOptions().null_values))
-    text = pc.utf8_trim_whitespace(pc.if_else(missing, None, column))
+    text = present(column, csv)
+    if pa.types.is_boolean(wanted):
+        return _switches(text)
+    if pa.types.is_timestamp(wanted):
+        return times_of(column, wanted, csv)
+    if pa.types.is_integer(wanted) or pa.types.is_floating(wanted):
+        text = pc.utf8_trim_whitespace(text)
+    if pa.types.is_floating(wanted) and csv.decimal == ",":
+        has_point = pc.match_substring(text, ".")
+        text = pc.if_else(has_point, "?", pc.replace_substring(text, ",", "."))
     if pa.types.is_null(wanted):  # the first rows have no value, and others cannot have any then
         if text.null_count < len(text):
             raise pa.ArrowInvalid("there is a value")
@@ -161,6 +173,18 @@ def _from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_time(wanted):
         return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp(wanted.unit)).cast(wanted)
     return text.cast(wanted)
+
+
+def _switches(text: pa.Array) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    spelled = csv.ConvertOptions()
+    is_true, is_false = (pc.is_in(text, value_set=pa.array(v)) for v in (spelled.true_values, spelled.false_values))
+    if not pc.all(pc.or_(pc.or_(is_true, is_false), text.is_null())).as_py():
+        raise pa.ArrowInvalid("there is another value")
+    return pc.if_else(text.is_null(), None, is_true)
 
 
 def _chosen(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:

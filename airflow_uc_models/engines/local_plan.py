@@ -84,7 +84,7 @@ class Plan:
 
     def taken(self) -> Generator[Taken, None, None]:
         """Yield all rows of the input on their way to the model."""
-        intake = Intake(self.features, self.table.schema, self.kept, self.job.quarantines)
+        intake = Intake(self.features, self.table.schema, self.kept, self.job.quarantines, self.job.csv)
         with closing(self.source.parts(self.columns, self.batch_size)) as parts:
             for part in parts:
                 yield intake.of(part)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_uc_models.engines.casts import first_misfit
 from airflow_uc_models.engines.tables import Part
 from airflow_uc_models.exceptions import InputDataError, ModelContentError
 from airflow_uc_models.signatures import Field, type_name
@@ -111,23 +112,8 @@ class Features:
         try:
             return column.cast(wanted)
         except pa.ArrowInvalid:
-            row = part.first_row + first_misfit(column, wanted)
+            row = part.first_row + first_misfit(column, lambda part: part.cast(wanted))
         raise InputDataError(f"Column {name!r} of {part.where} has a value that is no {wanted}: row {row:,}.")
-
-
-def first_misfit(column: pa.Array, wanted: pa.DataType) -> int:
-    """Return the index of the first value that cannot be cast, in a column that has one."""
-    import pyarrow as pa
-
-    start, count = 0, len(column)
-    while count > 1:
-        half = count // 2
-        try:
-            column.take(pa.array(range(start, start + half))).cast(wanted)
-            start, count = start + half, count - half
-        except pa.ArrowInvalid:
-            count = half
-    return start
 
 
 def features_of(inputs: Sequence[Field] | None, schema: pa.Schema, what: str) -> Features:

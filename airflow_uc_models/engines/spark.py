@@ -23,9 +23,10 @@ from airflow_uc_models.engines.apart import refuse_overlap
 from airflow_uc_models.engines.feature_store import refuse_feature_store
 from airflow_uc_models.engines.job import ENV_MANAGERS, is_table
 from airflow_uc_models.engines.local_plan import plan_of
+from airflow_uc_models.engines.spark_csv import charsets
 from airflow_uc_models.engines.spark_errors import explained, quiet
 from airflow_uc_models.engines.spark_places import is_remote
-from airflow_uc_models.engines.spark_plan import Source, open_input
+from airflow_uc_models.engines.spark_plan import Source, open_input, tick
 from airflow_uc_models.engines.spark_script import params_of, refuse_remote_folder
 from airflow_uc_models.engines.spark_sessions import OPTIONS, REMOTE_WAYS, check_options, spark_session
 from airflow_uc_models.entities import ModelVersion
@@ -97,6 +98,7 @@ class SparkEngine:
             stack.enter_context(quiet(spark))
             stack.enter_context(_batches_of(spark, job.batch_size))
             _refuse_passing_table(spark, job, is_given=is_given)
+            stack.enter_context(charsets(spark, job.csv.to_json()))
             table: Any = _Table.of(open_input(spark, job.input, job.input_format, job.csv.to_json()))
             job = plan_of(job, table, mlmodel, version).job
             manager, reason = env_manager_of(job, files, version.uri, on_this_worker=_is_here(spark))
@@ -210,7 +212,7 @@ class _Table:
     def of(cls, source: Source) -> _Table:
         import pyarrow as pa
 
-        found = source.frame.select(*(source.frame[f"`{name}`"] for name in source.columns)).limit(0).toArrow().schema
+        found = source.frame.select(*(source.frame[tick(name)] for name in source.columns)).limit(0).toArrow().schema
         # Spark gives its times to Python as the clock shows them in the session's time zone.
         fields = [pa.field(f.name, pa.timestamp("us") if pa.types.is_timestamp(f.type) else f.type) for f in found]
         return cls(pa.schema(fields), source.is_csv)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_uc_models.engines.spark_csv import charsets
 from airflow_uc_models.engines.spark_function import Given, bring_model, predicting
 from airflow_uc_models.engines.spark_places import Places, is_remote, places_of
 from airflow_uc_models.engines.spark_plan import BROKEN, REASON, JobError, Params, Plan, open_input, tick
@@ -37,6 +38,11 @@ def main() -> None:
 def run(spark: Any, params: Mapping[str, Any]) -> dict[str, int]:
     """Score, and return the numbers of rows written and of bad rows put aside."""
     job = Params(**params)
+    with charsets(spark, job.csv):
+        return _run(spark, job)
+
+
+def _run(spark: Any, job: Params) -> dict[str, int]:
     places = places_of(spark, job)
     plan = Plan.of(job, open_input(spark, job.input, job.input_format, job.csv))
     for output in _outputs(job):

@@ -10,17 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_uc_models.engines.spark_csv import NOT_DECODED, damage, reader_options, text_of, value_of
 from airflow_uc_models.engines.spark_types import NEVER_NULL, SQL, fits, given, rounds, scalar
 
-RUN_COLUMN, REASON, PREDICTION, BROKEN = "dag_run_key", "reason", "prediction", "_corrupt_record"
+RUN_COLUMN, REASON, PREDICTION, BROKEN = "dag_run_key", "reason", "prediction", "__broken_line"
 _CSV = re.compile(r"\.csv(\.\w+)?$", re.IGNORECASE)
-# What stands for no value in a CSV file's numbers, times and booleans; the list that Arrow has, too.
-_NO_VALUE = (
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A", "NA", "NULL",
-    "NaN", "n/a", "nan", "null",
-)  # fmt: skip
-# What Spark puts in the place of bytes that are not of the encoding.
-_REPLACED = "\ufffd"
+# What nanoseconds reach, in which the model gets its times.
+_TIMES = ("1677-09-21 00:12:43.145225", "2262-04-11 23:47:16.854775")
 
 
 class JobError(Exception):
@@ -112,16 +108,7 @@ def open_input(spark: Any, place: str, input_format: str | None, csv: Mapping[st
     if (input_format or _format_of(spark, place)) == "parquet":
         return Source(spark.read.parquet(place))
     csv = csv or {}
-    quote = csv.get("quote", '"')
-    options = {
-        "header": csv.get("header", True),
-        "multiLine": quote is not None,
-        "sep": csv.get("delimiter", ","),
-        "quote": quote or "",
-        "escape": csv.get("escape") or quote or "\0",
-        "encoding": csv.get("encoding", "utf-8"),
-        "enforceSchema": False,
-    }
+    options = reader_options(csv)
     names = _csv_columns(spark, place, options)
     schema = ", ".join(f"{tick(name)} string" for name in [*names, BROKEN])
     read = spark.read.options(**options, columnNameOfCorruptRecord=BROKEN)
@@ -133,12 +120,17 @@ def _csv_columns(spark: Any, place: str, options: Mapping[str, Any]) -> list[str
     first = spark.read.options(**{**options, "header": False}).csv(place).head() or ()
     if not options["header"]:
         return [str(position) for position in range(len(first))]
-    names = [name or f"_c{position}" for position, name in enumerate(first)]
-    if any(not name.isprintable() or _REPLACED in name for name in names):
+    names = [name or "" for name in first]
+    if any(name and (not name.isprintable() or NOT_DECODED in name) for name in names):
         raise InputError(f"{place} cannot be read: its header is not text in {options['encoding']}.")
-    known = [name.casefold() for name in names]
-    if doubled := sorted({name for name in names if known.count(name.casefold()) > 1}):
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{place} has more than one column {', '.join(map(repr, doubled))}.")
+    known = [name.casefold() for name in names]
+    if alike := [name for name in names if known.count(name.casefold()) > 1]:
+        listed = ", ".join(map(repr, alike))
+        raise InputError(f"{place} has the columns {listed}, which Spark does not tell apart. Rename all but one.")
+    if "" in names:
+        raise InputError(f"{place} has a column without a name, which Spark cannot read: column {names.index('') + 1}.")
     return names
 
 
@@ -239,39 +231,27 @@ class Plan:
         """Why a row cannot be given to the model; no value where it can."""
         from pyspark.sql import functions as F  # noqa: N812 - its usual name
 
-        broken = F.col(BROKEN).isNotNull() if self.source.is_csv else F.lit(False)
+        unreadable = []
+        if self.source.is_csv:
+            read = {name: self.source.frame[tick(name)] for name in self.source.columns}
+            ragged = F.lit("The line does not have the columns of the header")
+            unreadable = [F.when(F.col(BROKEN).isNotNull(), ragged), *damage(read, self.source.csv)]
         return F.coalesce(
-            F.when(broken, F.lit("The line does not have the columns of the header")),
-            *(self._replaced(name) for name in (self.source.columns if self.source.is_csv else ())),
+            F.lit(None).cast("string"),
+            *unreadable,
             *(found for name, kind in self.features.items() for found in self._reasons(name, kind)),
         )
 
     def _value(self, name: str, kind: str | None) -> Any:
         if self.source.is_csv:
-            return self._text(name, kind or "string").try_cast(kind or "string")
+            return value_of(self._text(name, kind or "string"), kind or "string", self.source.csv)
         column, found = self.source.frame[tick(name)], self.source.frame.schema[name].dataType
         if name in self.kinds:
             return given(self.kinds[name], found, column)
         return scalar(found, column, kind) if kind else column
 
     def _text(self, name: str, kind: str) -> Any:
-        from pyspark.sql import functions as F  # noqa: N812
-
-        text = F.coalesce(self.source.frame[tick(name)], F.lit(""))
-        nulls = self.source.csv.get("null_values")
-        if kind == "string" and nulls is None:
-            return text
-        text = F.when(~text.isin(*(_NO_VALUE if nulls is None else nulls)), text)
-        if kind in ("float", "double") and self.source.csv.get("decimal") == ",":
-            return F.when(text.contains("."), F.lit("?")).otherwise(F.translate(text, ",", "."))
-        return text
-
-    def _replaced(self, name: str) -> Any:
-        """Return the reason for a text that Spark could not decode, and would give to the model as another one."""
-        from pyspark.sql import functions as F  # noqa: N812
-
-        told = f"Column '{name}' has text that is not {self.source.csv.get('encoding', 'utf-8')}"
-        return F.when(self.source.frame[tick(name)].contains(_REPLACED), F.lit(told))
+        return text_of(self.source.frame[tick(name)], kind, self.source.csv)
 
     def _reasons(self, name: str, kind: str | None) -> Iterator[Any]:
         from pyspark.sql import functions as F  # noqa: N812
@@ -290,6 +270,9 @@ class Plan:
         rounded = None if self.source.is_csv else rounds(self.kinds.get(name), found, column)
         if rounded is not None:
             yield F.when(rounded, told(column.cast("string")))
+        if kind == "timestamp_ntz":
+            least, most = (F.lit(time).cast(kind) for time in _TIMES)
+            yield F.when(~value.between(least, most), told(value.cast("string")))
         if kind in NEVER_NULL:
             yield F.when(value.isNull(), F.lit(f"Column '{name}' has no value; the model takes {kind} there"))
 

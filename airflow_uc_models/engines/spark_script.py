@@ -18,6 +18,7 @@ _MODULES = (
     "../environments/redaction",
     "../environments/frames",
     "spark_types",
+    "spark_csv",
     "spark_plan",
     "spark_stores",
     "spark_places",

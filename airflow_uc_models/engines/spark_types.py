@@ -74,13 +74,18 @@ def given(kind: Any, found: Any, column: Any) -> Any:
     return scalar(found, column, SQL[kind.name])
 
 
-def scalar(found: Any, column: Any, wanted: str) -> Any:
-    """Return a column as a SQL type; times with a time zone as instants in UTC, whatever the session's zone."""
+def in_utc(column: Any) -> Any:
+    """Return times with a time zone as instants in UTC without one, whatever the session's zone."""
     from pyspark.sql import functions as F  # noqa: N812
 
+    # A cast goes by the session's clocks, which skip an hour in spring and show one twice in autumn.
+    return F.timestamp_add("MICROSECOND", F.unix_micros(column), F.lit("1970-01-01").cast("timestamp_ntz"))
+
+
+def scalar(found: Any, column: Any, wanted: str) -> Any:
+    """Return a column as a SQL type."""
     if wanted == "timestamp_ntz" and found.simpleString() == "timestamp":
-        # A cast goes by the session's clocks, which skip an hour in spring and show one twice in autumn.
-        return F.timestamp_add("MICROSECOND", F.unix_micros(column), F.lit("1970-01-01").cast(wanted))
+        return in_utc(column)
     return column if found.simpleString() == wanted else column.cast(wanted)
 
 

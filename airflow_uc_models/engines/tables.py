@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_uc_models.csv_options import CsvOptions
+from airflow_uc_models.engines.casts import first_misfit, times_of
 from airflow_uc_models.engines.csv_stream import UnreadableCsvError, open_csv
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.exceptions import InputDataError
@@ -357,10 +359,31 @@ class _CsvTable:
         import pyarrow as pa
 
         schema = pa.schema([self.schema.field(name) for name in columns])
+        is_time = [pa.types.is_timestamp(kind) and not kind.tz for kind in schema.types]
+        as_read = pa.schema([f.with_type(pa.string()) if time else f for f, time in zip(schema, is_time, strict=True)])
         for file in self.files:
             names = self.headers[file.path]
-            with _reading(file, names), open_csv(file, self.options, schema, names) as batches:
-                yield from _numbered(batches, schema, batch_size, file)
+            with _reading(file, names), open_csv(file, self.options, as_read, names) as batches:
+                for part in _numbered(batches, as_read, batch_size, file):
+                    yield self._with_times(part, schema)
+
+    def _with_times(self, part: Part, schema: pa.Schema) -> Part:
+        """Return the part with times for their text, of which Arrow's reader takes one form a column only."""
+        import pyarrow as pa
+
+        columns = []
+        for column, wanted in zip(part.batch.columns, schema, strict=True):
+            cast = partial(times_of, wanted=wanted.type, csv=self.options)
+            try:
+                columns.append(column if column.type == wanted.type else cast(column))
+                continue
+            except pa.ArrowInvalid:
+                row = part.first_row + first_misfit(column, cast) + self.options.header
+            raise InputDataError(
+                f"{part.file.shown} cannot be read: In column {wanted.name!r}: Row #{row}: CSV conversion error to "
+                f"{wanted.type}"
+            )
+        return replace(part, batch=pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 def _likely_types(file: Location, options: CsvOptions) -> dict[str, pa.DataType]:

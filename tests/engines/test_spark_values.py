@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,3 +103,11 @@ def test_whole_numbers_within_others_that_no_double_holds_are_refused(scored, ki
     columns = [Column("x", kind, True, [value], arrow)]
     with pytest.raises(InputDataError, match=r"Column 'x' has a value that is no double$"):
         scored(columns)
+
+
+def test_times_in_nanoseconds_are_refused_and_times_that_nanoseconds_do_not_reach(scored):
+    late = datetime.datetime(2300, 1, 1)
+    with pytest.raises(InputDataError, match=r"Column 'x' has a value that is no timestamp_ntz$"):
+        scored([Column("x", DataType.datetime, True, [late], pa.timestamp("us"))])
+    with pytest.raises(InputDataError, match=r"in\.parquet.*nanoseconds.*Write them in microseconds"):
+        scored([Column("x", DataType.datetime, True, [datetime.datetime(2024, 1, 1)], pa.timestamp("ns"))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_uc_models.csv_options import CsvOptions
+from airflow_uc_models.engines.csv_stream import _Stream
 from airflow_uc_models.engines.paths import Location, new_file
 from airflow_uc_models.engines.tables import _resized, open_table
 from airflow_uc_models.exceptions import InputDataError, InvalidArgumentError, TakenOverError
@@ -397,6 +399,14 @@ def csv_read(tmp_path, content, **options):
 )
 def test_csv_as_the_options_say(tmp_path, options, content, found):
     assert csv_read(tmp_path, content, **options) == found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_escapes_are_kept_where_a_read_ends_between_them_and_what_they_stand_before(size):
+    content = rb'''"a\"b\\","C:\new\t"\x"'''
+    stream = _Stream(io.BytesIO(content), CsvOptions(escape="\\"))
+    read = b"".join(iter(lambda: stream.read(size), b""))
+    assert read == rb'''"a\"b\\","C:\\new\\t"\\x"''' + b"\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""Casts that Arrow does not have as they are needed here, and the value on which a cast fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from airflow_uc_models.csv_options import CsvOptions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Of a text that is a time, not a date: what ends in -31 may be either.
+_ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
+
+
+def present(text: pa.Array, csv: CsvOptions) -> pa.Array:
+    """Return values of a CSV file without those that stand for no value."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv as arrow_csv
+
+    if csv.null_values is not None:  # taken for none when they were read
+        return text
+    missing = pc.is_in(text, value_set=pa.array(arrow_csv.ConvertOptions().null_values))
+    return pc.if_else(missing, None, text)
+
+
+def times_of(text: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Array:
+    """Return times of a CSV file; those with a time zone, beside which there may be others, as instants in UTC."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = present(text, csv)
+    has_zone = pc.match_substring_regex(text, _ZONE)
+    if wanted.tz or not pc.any(has_zone).as_py():
+        return text.cast(wanted)
+    plain = pc.if_else(has_zone, None, text).cast(wanted)
+    zoned = pc.if_else(has_zone, text, None).cast(pa.timestamp(wanted.unit, "UTC")).cast(wanted)
+    return pc.coalesce(plain, zoned)
+
+
+def first_misfit(column: pa.Array, cast: Callable[[pa.Array], pa.Array]) -> int:
+    """Return the index of the first value that cannot be cast, in a column that has one."""
+    import pyarrow as pa
+
+    start, count = 0, len(column)
+    while count > 1:
+        half = count // 2
+        try:
+            cast(column.take(pa.array(range(start, start + half))))
+            start, count = start + half, count - half
+        except pa.ArrowInvalid:
+            count = half
+    return start
