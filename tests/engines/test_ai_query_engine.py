@@ -219,6 +219,7 @@ def test_a_statement_that_fails_fails_the_task(serving, score, deferrable, error
 @pytest.mark.parametrize(
     "error",
     [BUSY, f"[CAST_INVALID_INPUT] The value '{CANARY}' cannot be cast. SQLSTATE: 22018", f"no idea about {CANARY}"],
+    ids=["endpoint", "value", "unknown"],
 )
 @pytest.mark.parametrize("statement", [ASKING, r"SELECT count"])
 def test_what_a_statement_says_of_rows_is_not_told(serving, score, deferrable, statement, error) -> None:

@@ -171,6 +171,7 @@ LOADING = 'File "/x/mlflow/pyfunc/__init__.py", line 9, in load_model'
         ("SparkException: [FAILED_READ_FILE.NO_HINT] of Zebulon-Quist", "", 1, "[FAILED_READ_FILE.NO_HINT]"),
         ("PythonException: ModuleNotFoundError: No module named 'x'", LOADING, 1, "prod.ml_team.fraud/1"),
     ],
+    ids=["model", "function", "value", "file", "loading"],  # the Dag is called by them
 )
 def test_what_a_run_says_of_rows_is_not_told(workspace, score, deferrable, error, trace, tries, told) -> None:
     add_model(workspace)
