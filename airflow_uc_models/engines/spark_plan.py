@@ -190,6 +190,7 @@ class Plan:
         """Compare the input with the model; JobError lists what does not fit."""
         import mlflow
         from mlflow.models import Model
+        from mlflow.types import DataType as MlflowType
 
         if job.registry_uri:
             mlflow.set_registry_uri(job.registry_uri)
@@ -204,6 +205,8 @@ class Plan:
             labels = [name if (label := specs[name].name) is None else label for name in features]
             kinds = {name: specs[name].type for name in features}
             inferred = [name for name, kind in kinds.items() if type(kind).__name__ == "AnyType"]
+        elif inputs and is_tensor:
+            kinds = dict.fromkeys(features, MlflowType.from_numpy_type(inputs.inputs[0].type))
         plan = cls(job, source, features, results, is_tensor, labels, inferred, kinds)
         plan._check_names()
         return plan

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from mlflow.types import DataType
+from mlflow.models.utils import _enforce_schema
+from mlflow.types import DataType, Schema, TensorSpec
 from mlflow.types.schema import Array, Map, Object, Property
 from support.recording import (
     Column,
@@ -21,6 +23,7 @@ from support.recording import (
     schema_of,
     table_of,
     tables,
+    told,
     with_inputs,
 )
 
@@ -40,13 +43,13 @@ def model(tmp_path_factory):
 def scored(spark, model, tmp_path, monkeypatch):
     """Score columns, and return what the model was given of each row."""
 
-    def run(columns, **options):
-        folder = with_inputs(model, schema_of(columns))
+    def run(columns, schema=None, **options):
+        folder = with_inputs(model, schema or schema_of(columns))
         monkeypatch.setattr(
             "airflow_uc_models.engines.spark.download_version",
             lambda hook, version, destination: Path(shutil.copytree(folder, destination)),
         )
-        pq.write_table(table_of(columns), tmp_path / "in.parquet")
+        pq.write_table(columns if schema else table_of(columns), tmp_path / "in.parquet")
         job = InferenceJob(input=str(tmp_path / "in.parquet"), output=str(tmp_path / "out"), keep_columns=(), **options)
         SparkEngine().start(job, None, SimpleNamespace(uri="models:/a.b.c/1", name="a.b.c", version=1))
         return pq.read_table(tmp_path / "out")["prediction"].to_pylist()
@@ -111,3 +114,19 @@ def test_times_in_nanoseconds_are_refused_and_times_that_nanoseconds_do_not_reac
         scored([Column("x", DataType.datetime, True, [late], pa.timestamp("us"))])
     with pytest.raises(InputDataError, match=r"in\.parquet.*nanoseconds.*Write them in microseconds"):
         scored([Column("x", DataType.datetime, True, [datetime.datetime(2024, 1, 1)], pa.timestamp("ns"))])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "int32", "int16", "bool"])
+def test_a_tensor_arrives_as_mlflow_gives_it(scored, dtype):
+    given = np.array([[0, 1], [1, 1], [1, 0]], dtype)
+    inputs = Schema([TensorSpec(np.dtype(dtype), (-1, 2))])
+    table = pa.table({"a": given[:, 0], "b": given[:, 1]})
+    if dtype in ("float64", "int64"):
+        table = table.set_column(0, "a", table["a"].cast("int8"))  # is widened
+    assert scored(table, inputs) == told(_enforce_schema(given, inputs))
+
+
+def test_a_whole_number_that_no_tensor_holds_is_refused(scored):
+    inputs = Schema([TensorSpec(np.dtype("float64"), (-1, 1))])
+    with pytest.raises(InputDataError, match=r"Column 'x' has a value that is no double$"):
+        scored(pa.table({"x": [2**53 + 1]}), inputs)
