@@ -142,7 +142,11 @@ def _tagged_model_version(registry: Registry, condition: TaggedModelVersion) -> 
         return condition.decide(None)
     version = yield from version_if_there(registry, condition.model_name, number)
     if version is None and condition.alias is not None:
-        return Waiting(f"Version {number} of {condition.model_name} has just been deleted.")
+        # It went in the midst of this look, and the next look finds where the alias went; or it went long ago: MLflow
+        # servers before 3.17 leave the aliases of a deleted version behind.
+        model = yield from _model(registry, condition.model_name)
+        if model is None or model.aliases.get(condition.alias) != number:
+            return Waiting(f"Version {number} of {condition.model_name} has just been deleted.")
     return condition.decide(version)
 
 

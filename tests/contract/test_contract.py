@@ -280,7 +280,8 @@ def test_an_alias_moves_and_goes_with_its_version(tested: Subject) -> None:
     tested(lambda r: r.delete_registered_model_alias(name, "champion-2"))
     assert tested(lambda r: r.get_registered_model(name)).aliases == {"Champion": 2}
     tested(lambda r: r.delete_model_version(name, 2))
-    assert tested(lambda r: r.get_registered_model(name)).aliases == {}
+    left = {"Champion": 2} if tested.declared.leaves_aliases else {}
+    assert tested(lambda r: r.get_registered_model(name)).aliases == left
 
 
 def aliases_are_refused(tested: Subject) -> None:

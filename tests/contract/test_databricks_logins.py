@@ -10,6 +10,8 @@ import json
 import os
 
 import pytest
+from airflow.providers.databricks.hooks.databricks_base import BaseDatabricksHook
+from databricks.sdk.config import Config
 from support.databricks import connection_json
 from support.models import save_model
 
@@ -31,6 +33,8 @@ def jwt(subject: str = SUBJECT) -> str:
 
 SERVICE_PRINCIPAL = {"login": "robot-id", "password": "robot-secret-1", "extra": {"service_principal_oauth": True}}
 FEDERATED = f"{__name__}.jwt"
+# Older releases of databricks-sdk send each file to the workspace in one piece, unless they are told to do otherwise.
+IN_PARTS = hasattr(Config, "disable_experimental_files_api_client")
 # As whom, and by which fields of the connection; those of Azure and Kubernetes get their tokens from stand-ins.
 LOGINS = {
     "personal access token": ("admin@example.com", {}),
@@ -76,17 +80,16 @@ def workspace(each_workspace):
 @pytest.fixture
 def stand_ins(workspace, monkeypatch):
     """What the provider asks of Azure and Kubernetes."""
-    from airflow.providers.databricks.hooks.databricks_base import BaseDatabricksHook as Theirs
 
     def entra(self, *_):
         token = workspace.workspace.principals.issue(workspace.workspace.principals.by_name["entra"], 3600)
         self.oauth_tokens["azure"] = {"access_token": token}
         return token
 
-    monkeypatch.setattr(Theirs, "_get_aad_token", entra)
-    monkeypatch.setattr(Theirs, "_get_aad_token_for_default_az_credential", entra)
-    monkeypatch.setattr(Theirs, "_check_azure_metadata_service", lambda _: None)
-    monkeypatch.setattr(Theirs, "_get_k8s_jwt_token", lambda _: jwt())
+    monkeypatch.setattr(BaseDatabricksHook, "_get_aad_token", entra)
+    monkeypatch.setattr(BaseDatabricksHook, "_get_aad_token_for_default_az_credential", entra)
+    monkeypatch.setattr(BaseDatabricksHook, "_check_azure_metadata_service", lambda _: None)
+    monkeypatch.setattr(BaseDatabricksHook, "_get_k8s_jwt_token", lambda _: jwt())
 
 
 @pytest.fixture
@@ -114,11 +117,15 @@ def sizes(folder):
 @pytest.mark.parametrize("login", LOGINS)
 def test_files_move(workspace, stand_ins, log_in, folder, tmp_path, login):
     principal, fields = LOGINS[login]
+    if login == "token provider" and not hasattr(BaseDatabricksHook, "_resolve_supplied_subject_token"):
+        pytest.skip("this release of the Databricks provider has no federated_token_provider")
     hook = log_in(fields)
     workspace.requests.take()
     register_copy_download(hook, folder, tmp_path / "down")
     requests = [r for r in workspace.requests.take() if "/oidc/" not in r.path and "/.well-known/" not in r.path]
-    assert {(r.path.startswith("/storage/"), r.scheme) for r in requests} == {(True, ""), (False, "Bearer")}
+    schemes = {(r.path.startswith("/storage/"), r.scheme) for r in requests}
+    through_the_workspace = workspace.workspace.settings.storage == "files" and not IN_PARTS
+    assert schemes == {(False, "Bearer")} | (set() if through_the_workspace else {(True, "")})
     assert {r.principal for r in requests} - {None} == {principal}
     if "azure_resource_id" in (fields.get("extra") or {}):  # the workspace does not know this principal by itself
         asked = [r for r in requests if r.scheme]
@@ -168,6 +175,7 @@ def test_a_token_that_is_refused_in_the_middle_is_renewed(hasty, monkeypatch, ma
     assert sum(r.path.endswith("/oidc/v1/token") for r in requests) <= len(refused) + 1
 
 
+@pytest.mark.skipif(not IN_PARTS, reason="this release of databricks-sdk sends a file in one piece")
 def test_a_file_goes_on_after_a_part_that_was_refused(emulator, monkeypatch, many_files):
     monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(emulator, **SERVICE_PRINCIPAL))
     emulator.reset()

@@ -89,12 +89,10 @@ def test_the_header_is_that_of_mlflow(workspace, monkeypatch, tmp_path, folder, 
     ours = lineage_of(requests)
     assert ours["entities"] == [{"notebook": {"id": "42"}}, {"job": {"id": "7", "job_run_id": "8"}}]
     assert len(ours["lineages"][0]["source_securables"]) == 10
-    name = profile(monkeypatch, tmp_path, workspace)
-    with (
-        mlflow_session(ModelRegistryHook("ws")),
-        global_uris(f"databricks://{name}", f"databricks-uc://{name}") as mlflow,
-    ):
-        mlflow.MlflowClient().create_model_version(TARGET, str(folder), run_id=run_id, model_id=model_id)
+    with mlflow_session(ModelRegistryHook("ws")):  # sets variables of its own, which a profile comes after
+        name = profile(monkeypatch, tmp_path, workspace)
+        with global_uris(f"databricks://{name}", f"databricks-uc://{name}") as mlflow:
+            mlflow.MlflowClient().create_model_version(TARGET, str(folder), run_id=run_id, model_id=model_id)
     assert lineage_of(workspace.requests.take()) == ours
 
 

@@ -335,7 +335,10 @@ def test_pages_that_are_empty_in_the_middle_are_read_to_the_end(guarded) -> None
 
 
 def test_credentials_for_cloud_storage_are_as_mlflow_reads_them() -> None:
-    from mlflow.protos.unity_catalog_messages_pb2 import TemporaryCredentials
+    try:
+        from mlflow.protos.unity_catalog_messages_pb2 import TemporaryCredentials
+    except ImportError:  # before MLflow 3.15
+        from mlflow.protos.unity_catalog_oss_messages_pb2 import TemporaryCredentials
     from mlflow.utils.proto_json_utils import parse_dict
 
     with flavour("s3://bucket/root") as server, Proxy(server.url) as proxy:

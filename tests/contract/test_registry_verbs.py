@@ -8,10 +8,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import httpx
 import pytest
+from packaging.version import Version
 from support.mlflow_server import MlflowServer, free_port
 
 from airflow_uc_models.exceptions import (
@@ -278,9 +280,15 @@ class Guarded:
         return json.dumps(json.loads(self.server.connection_json(timeout=120)) | {"login": login, "password": password})
 
     def grant(self, name: str, permission: str) -> None:
-        target = {"username": self.user, "resource_type": "registered_model", "resource_id": name}
-        self.admin.post("/api/3.0/mlflow/users/permissions/revoke", json=target)
-        answer = self.admin.post("/api/3.0/mlflow/users/permissions/grant", json={**target, "permission": permission})
+        if Version(version("mlflow")) < Version("3.13"):
+            path, target = "/api/2.0/mlflow/registered-models/permissions", {"name": name, "username": self.user}
+            self.admin.request("DELETE", f"{path}/delete", json=target)
+            answer = self.admin.post(f"{path}/create", json={**target, "permission": permission})
+        else:
+            path = "/api/3.0/mlflow/users/permissions"
+            target = {"username": self.user, "resource_type": "registered_model", "resource_id": name}
+            self.admin.post(f"{path}/revoke", json=target)
+            answer = self.admin.post(f"{path}/grant", json={**target, "permission": permission})
         assert answer.status_code == 200, answer.text
 
 

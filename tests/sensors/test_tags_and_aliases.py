@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -79,6 +80,16 @@ def test_a_version_deleted_while_it_waits_fails(approval, site, name, main_mode,
     with after_look(site.proxy, lambda: site.do("delete_model_version", name, 1), path=VERSION, looks=2):
         result = approval(**options, **main_mode)
     assert result.task_state("sensor") == "failed"
+    assert "There is no version" in str(approval.errors[0])
+
+
+def test_an_alias_that_a_deleted_version_left_behind_leads_nowhere(approval, site, name, main_mode):
+    """As on MLflow servers before 3.17."""
+    site.make(name, 1)
+    site.do("delete_model_version", name, 1)
+    model = {"name": name, "aliases": [{"alias": "Canary", "version": "1"}]}
+    site.proxy.fail(MODEL, times=99, status=200, body=json.dumps({"registered_model": model}))
+    assert approval(alias="Canary", **main_mode).task_state("sensor") == "failed"
     assert "There is no version" in str(approval.errors[0])
 
 

@@ -16,6 +16,7 @@ from airflow_uc_models.exceptions import NotFoundError, UCModelsError, Unsupport
 from airflow_uc_models.hooks.model_registry import ModelRegistryHook
 from airflow_uc_models.registry.base import Capabilities, Registry
 from airflow_uc_models.registry.call import Call
+from support.mlflow_server import LEAVES_ALIASES
 
 SOURCE = "s3://bucket/model"
 LIVE_CONNECTION, LIVE_SCHEMA = "UC_MODELS_LIVE_CONN", "UC_MODELS_LIVE_SCHEMA"
@@ -37,14 +38,16 @@ class Declared:
     :param lists_of_missing: the versions of a missing model are an empty list, not an error
     :param deletes_versions: a model is deleted along with its versions, which else must go first
     :param tracks: runs can be asked for; False refuses before any call
+    :param leaves_aliases: the aliases of a deleted version are left behind
     """
 
     lists_of_missing: bool
     deletes_versions: bool | None
     tracks: bool
+    leaves_aliases: bool = False
 
 
-MLFLOW = Declared(lists_of_missing=True, deletes_versions=True, tracks=True)
+MLFLOW = Declared(lists_of_missing=True, deletes_versions=True, tracks=True, leaves_aliases=LEAVES_ALIASES)
 OPEN_SOURCE = Declared(lists_of_missing=False, deletes_versions=True, tracks=False)
 EMULATED = Declared(lists_of_missing=False, deletes_versions=False, tracks=True)
 LIVE = Declared(lists_of_missing=False, deletes_versions=None, tracks=True)

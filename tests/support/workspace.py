@@ -22,6 +22,7 @@ def profile(monkeypatch: pytest.MonkeyPatch, folder: Path, emulator: Emulator, t
     file = folder / "databrickscfg"
     file.write_text(f"[{name}]\nhost = {emulator.url}\ntoken = {token or emulator.token}\n")
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(file))
+    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", name)  # mlflow 3.4 does not hand it on to every client
     # or mlflow, which makes clients of its own on the way, would begin a database in the working directory
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"databricks://{name}")
     return name

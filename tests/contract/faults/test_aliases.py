@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.faulty import FAULTS, SOURCE, crash_after, single
+from support.mlflow_server import LEAVES_ALIASES
 
 from airflow_uc_models.alias_history import history_of, tag_key
 from airflow_uc_models.exceptions import AliasConflictError, InvalidArgumentError, NotFoundError
@@ -102,7 +103,7 @@ def test_deleted_versions_are_skipped(run, new_model, state, registry) -> None:
 
 def test_the_alias_of_a_deleted_version_can_be_rolled_back(run, new_model, state, registry) -> None:
     name = new_model(1, 2, deleted=2)
-    assert state(name) == (None, "1 2")
+    assert state(name) in [(None, "1 2"), *([(2, "1 2")] if LEAVES_ALIASES else [])]
     move = run(rollback_alias(registry, name, ALIAS, "k"))
     assert (move.version, move.previous) == (1, 2)
     assert state(name) == (1, "1")
