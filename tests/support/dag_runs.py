@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import uuid
 from collections.abc import Callable
@@ -14,9 +15,12 @@ _BUNDLE = "tests-in-memory"
 
 def init_airflow() -> None:
     from airflow.models.dagbundle import DagBundleModel
+    from airflow.sdk.execution_time import supervisor
     from airflow.utils.db import initdb
     from airflow.utils.session import create_session
 
+    # Airflow 3.3 keeps it, too; before, each task gets one of its own, which takes seconds to make.
+    supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
     initdb()
     with create_session() as session:
         session.add(DagBundleModel(name=_BUNDLE))
