@@ -14,6 +14,34 @@ if TYPE_CHECKING:
 _ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
+def widened(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Cast a column to a type that holds its values; a decimal becomes the nearest double.
+
+    Arrow's own cast divides the digits by a power of ten in doubles, which is not always the nearest: -498.77 becomes
+    -498.77000000000004. Its way from text is exact.
+    """
+    return column.cast(_decimals_as_text(column.type)).cast(wanted)
+
+
+def _decimals_as_text(kind: pa.DataType) -> pa.DataType:
+    """Return a type with text in the place of decimals, also of those within lists, maps and structs."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_decimal(kind):
+        return pa.string()
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_decimals_as_text(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(kind.key_type, kind.item_field.with_type(_decimals_as_text(kind.item_type)))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_decimals_as_text(kind.value_type)), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):
+        make = pa.large_list if types.is_large_list(kind) else pa.list_
+        return make(kind.value_field.with_type(_decimals_as_text(kind.value_type)))
+    return kind
+
+
 def present(text: pa.Array, csv: CsvOptions) -> pa.Array:
     """Return values of a CSV file without those that stand for no value."""
     import pyarrow as pa

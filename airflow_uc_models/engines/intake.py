@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_uc_models.csv_options import CsvOptions
-from airflow_uc_models.engines.casts import present, times_of
+from airflow_uc_models.engines.casts import present, times_of, widened
 from airflow_uc_models.engines.schema import Features
 from airflow_uc_models.engines.tables import Part
 
@@ -90,7 +90,7 @@ class Intake:
         if column.null_count and name in self.features.never_null:
             for index in column.is_null().to_numpy(zero_copy_only=False).nonzero()[0].tolist():
                 reasons.add(index, name, f"column {name!r} has no value, and the model takes {wanted}")
-        return column if column.type == wanted else _cast(column, wanted, _plain_cast, name, reasons)
+        return column if column.type == wanted else _cast(column, wanted, widened, name, reasons)
 
 
 @dataclass
@@ -143,10 +143,6 @@ def _shown(value: pa.Scalar) -> str:
     except (OverflowError, ValueError):  # a time that Python does not have
         shown = f"{value.value} as {value.type}"
     return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]} ..."
-
-
-def _plain_cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    return column.cast(wanted)
 
 
 def _from_text(column: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Array:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_uc_models.engines.casts import first_misfit
+from airflow_uc_models.engines.casts import first_misfit, widened
 from airflow_uc_models.engines.tables import Part
 from airflow_uc_models.exceptions import InputDataError, ModelContentError
 from airflow_uc_models.signatures import Field, type_name
@@ -110,9 +110,9 @@ class Features:
         if column.type == wanted:
             return column
         try:
-            return column.cast(wanted)
+            return widened(column, wanted)
         except pa.ArrowInvalid:
-            row = part.first_row + first_misfit(column, lambda part: part.cast(wanted))
+            row = part.first_row + first_misfit(column, lambda part: widened(part, wanted))
         raise InputDataError(f"Column {name!r} of {part.where} has a value that is no {wanted}: row {row:,}.")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_uc_models.csv_options import CsvOptions
+from airflow_uc_models.engines.casts import widened
 from airflow_uc_models.engines.job import is_table
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.engines.schema import features_of
@@ -189,8 +190,11 @@ def _without_decimals(table: pa.Table) -> pa.Table:
     """Return decimals, which warehouses give and models do not take, as doubles."""
     import pyarrow as pa
 
-    fields = [field.with_type(pa.float64()) if pa.types.is_decimal(field.type) else field for field in table.schema]
-    return table.cast(pa.schema(fields))
+    for index, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type):
+            doubles = [widened(chunk, pa.float64()) for chunk in table.column(index).chunks]
+            table = table.set_column(index, field.with_type(pa.float64()), pa.chunked_array(doubles, pa.float64()))
+    return table
 
 
 def _value_text(value: Any) -> str:

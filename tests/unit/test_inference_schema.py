@@ -14,6 +14,7 @@ from mlflow.models.utils import _enforce_schema
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
+from airflow_uc_models.engines.casts import widened
 from airflow_uc_models.engines.paths import Location
 from airflow_uc_models.engines.predictions import PredictionColumns
 from airflow_uc_models.engines.schema import accepts, arrow_type, features_of
@@ -284,3 +285,24 @@ def test_names_that_the_output_has_already():
 def test_types_without_an_arrow_form_are_passed_on():
     assert arrow_type({"type": "any"}) is None
     assert arrow_type({"type": "tensor", "tensor-spec": {"dtype": "object", "shape": [-1]}}) is None
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(10, 2), pa.decimal256(50, 2)], ids=str)
+def test_decimals_become_the_nearest_doubles_also_within_others(kind):
+    """Arrow's own cast gives -498.77000000000004."""
+    value = decimal.Decimal("-498.77")
+    shapes = {
+        "alone": (kind, pa.float64(), value, -498.77),
+        "list": (pa.list_(kind), pa.list_(pa.float64()), [value, None], [-498.77, None]),
+        "large list": (pa.large_list(kind), pa.list_(pa.float64()), [value], [-498.77]),
+        "fixed list": (pa.list_(kind, 1), pa.list_(pa.float64()), [value], [-498.77]),
+        "map": (pa.map_(pa.string(), kind), pa.map_(pa.string(), pa.float64()), [("a", value)], [("a", -498.77)]),
+        "struct": (
+            pa.struct([("a", kind), ("b", pa.string())]),
+            pa.struct([("a", pa.float64()), ("b", pa.string())]),
+            {"a": value, "b": "1"},
+            {"a": -498.77, "b": "1"},
+        ),
+    }
+    for found, wanted, given, expected in shapes.values():
+        assert widened(pa.array([given, None], found), wanted) == pa.array([expected, None], wanted)
