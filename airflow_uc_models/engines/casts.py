@@ -42,6 +42,17 @@ def _decimals_as_text(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def without(text: pa.Array, where: pa.Array) -> pa.Array:
+    """Return text with no value where it is said.
+
+    Of part of an array, pyarrow up to 22 at least gives wrong text where a single null is asked for.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.if_else(where, pa.nulls(len(text), text.type), text)
+
+
 def present(text: pa.Array, csv: CsvOptions) -> pa.Array:
     """Return values of a CSV file without those that stand for no value."""
     import pyarrow as pa
@@ -51,7 +62,7 @@ def present(text: pa.Array, csv: CsvOptions) -> pa.Array:
     if csv.null_values is not None:  # taken for none when they were read
         return text
     missing = pc.is_in(text, value_set=pa.array(arrow_csv.ConvertOptions().null_values))
-    return pc.if_else(missing, None, text)
+    return without(text, missing)
 
 
 def times_of(text: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Array:
@@ -62,10 +73,26 @@ def times_of(text: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Array:
     text = present(text, csv)
     has_zone = pc.match_substring_regex(text, _ZONE)
     if wanted.tz or not pc.any(has_zone).as_py():
-        return text.cast(wanted)
-    plain = pc.if_else(has_zone, None, text).cast(wanted)
-    zoned = pc.if_else(has_zone, text, None).cast(pa.timestamp(wanted.unit, "UTC")).cast(wanted)
-    return pc.coalesce(plain, zoned)
+        return _in_range(text.cast(wanted), text)
+    plain = without(text, has_zone).cast(wanted)
+    zoned = without(text, pc.invert(has_zone)).cast(pa.timestamp(wanted.unit, "UTC")).cast(wanted)
+    return _in_range(pc.coalesce(plain, zoned), text)
+
+
+def _in_range(times: pa.Array, text: pa.Array) -> pa.Array:
+    """Return times that were read of a text; ArrowInvalid if the type does not reach one of them.
+
+    pyarrow up to 22 at least then goes on at the other end of the range: 1500-01-01 becomes a day in 2084.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    read = pc.year(times.cast(pa.timestamp(times.type.unit)))
+    written = pc.utf8_slice_codeunits(text, 0, 4).cast(pa.int64())
+    # a time zone may lead into the year before or after
+    if pc.any(pc.greater(pc.abs(pc.subtract(read, written)), 1)).as_py():
+        raise pa.ArrowInvalid(f"there is a time that {times.type} does not reach")
+    return times
 
 
 def first_misfit(column: pa.Array, cast: Callable[[pa.Array], pa.Array]) -> int:

@@ -108,24 +108,18 @@ def failure_of(error: Any) -> Failure:
 
 def _of_java(java: Any, text: str) -> Failure:
     """Walk through the causes; the first condition says most."""
-    from py4j.java_gateway import is_instance_of
-    from pyspark import SparkContext
+    from pyspark.errors.exceptions.captured import CapturedException
 
-    gateway: Any = SparkContext._gateway  # noqa: SLF001
-    utils = gateway.jvm.PythonErrorUtils
     classes: list[str] = []
     found: dict[str, Any] = {}
     cause = java
     while cause is not None and len(classes) < _MOST_CAUSES:
         classes.append(str(cause.getClass().getName()))
-        if not found and is_instance_of(gateway, cause, "org.apache.spark.SparkThrowable"):
-            condition = utils.getCondition(cause)
-            if condition:
-                found = {
-                    "condition": condition,
-                    "sql_state": utils.getSqlState(cause) or "",
-                    "parameters": dict(utils.getMessageParameters(cause)),
-                }
+        if not found:
+            said = CapturedException(origin=cause)  # which asks Java as this release of Spark wants to be asked
+            if condition := said.getCondition():
+                parameters = said.getMessageParameters() or {}
+                found = {"condition": condition, "sql_state": said.getSqlState() or "", "parameters": parameters}
         cause = cause.getCause()
     read = Failure.of_text(text)
     return replace(read, **{"condition": "", "sql_state": "", **found}, classes=[*classes, *_python_classes(read)])

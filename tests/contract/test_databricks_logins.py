@@ -11,8 +11,7 @@ import os
 
 import pytest
 from airflow.providers.databricks.hooks.databricks_base import BaseDatabricksHook
-from databricks.sdk.config import Config
-from support.databricks import connection_json
+from support.databricks import IN_PARTS, connection_json
 from support.models import save_model
 
 from airflow_uc_models.emulator import Emulator, Settings
@@ -33,8 +32,6 @@ def jwt(subject: str = SUBJECT) -> str:
 
 SERVICE_PRINCIPAL = {"login": "robot-id", "password": "robot-secret-1", "extra": {"service_principal_oauth": True}}
 FEDERATED = f"{__name__}.jwt"
-# Older releases of databricks-sdk send each file to the workspace in one piece, unless they are told to do otherwise.
-IN_PARTS = hasattr(Config, "disable_experimental_files_api_client")
 # As whom, and by which fields of the connection; those of Azure and Kubernetes get their tokens from stand-ins.
 LOGINS = {
     "personal access token": ("admin@example.com", {}),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from mlflow import environment_variables
 from mlflow.exceptions import MlflowException, RestException
 from support.workspace import digests, global_uris, profile
+
+SWITCH = "MLFLOW_ENABLE_UC_NATIVE_MODEL_REGISTRY"
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +32,9 @@ def saved_model(tmp_path_factory):
 @pytest.fixture(params=["legacy-files", "native-files", "legacy-presigned", "native-presigned"])
 def workspace(request, monkeypatch, other_emulator):
     dialect, storage = request.param.split("-")
-    monkeypatch.setenv("MLFLOW_ENABLE_UC_NATIVE_MODEL_REGISTRY", str(dialect == "native").lower())
+    if dialect == "native" and not hasattr(environment_variables, SWITCH):
+        pytest.skip("this release of MLflow speaks the legacy dialect alone")
+    monkeypatch.setenv(SWITCH, str(dialect == "native").lower())
     return other_emulator(storage=storage)
 
 
@@ -78,9 +83,8 @@ def test_the_whole_life_of_a_model(workspace, uri, client, saved_model, tmp_path
     assert {hit.version for hit in client.search_model_versions(f"name='{name}'")} == {"1", "2"}
 
     registry = f"databricks-uc://{uri}"
-    got = mlflow.artifacts.download_artifacts(
-        f"models:/{name}@Champion", registry_uri=registry, dst_path=str(tmp_path / "got")
-    )
+    with global_uris(f"databricks://{uri}", registry):  # MLflow 3.4 takes no registry_uri here
+        got = mlflow.artifacts.download_artifacts(f"models:/{name}@Champion", dst_path=str(tmp_path / "got"))
     assert digests(got) == digests(saved_model)
 
     client.delete_registered_model_alias(name, "Champion")

@@ -19,7 +19,7 @@ import pytest
 import tenacity
 from airflow.providers.standard.operators.empty import EmptyOperator
 from support.approvals import answering
-from support.databricks import connection_json
+from support.databricks import IN_PARTS, connection_json
 from support.databricks_tasks import Scene, make
 from support.models import save_model
 
@@ -257,6 +257,8 @@ def killed_at(workspace, path, number):
     ],
 )
 def test_a_killed_task_stops_its_transfer_at_once(run, workspace, presigned, model, storage, task, files, size):
+    if not IN_PARTS and (files == 1 or task.startswith("Download")):
+        pytest.skip("this release of databricks-sdk sends a file in one piece, and fetches it where it sent it")
     found = workspace if storage == "files" else presigned
     extra = model / "extra"
     extra.mkdir()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from support.approvals import answering
-from support.databricks import connection_json
+from support.databricks import DOWNLOADS, connection_json
 from support.databricks_tasks import TASK_NAMES, Scene, make
 from support.models import save_model
 
@@ -181,7 +181,7 @@ def test_a_sensor_that_is_deferred_fails_when_its_privilege_is_revoked(dag_runne
     ("task", "case", "privilege", "path"),
     [
         ("RegisterModelOperator", "another version", "CREATE MODEL VERSION", "fs/files/.*model.pkl"),
-        ("DownloadModelVersionOperator", "", "EXECUTE", "fs/create-download-url"),
+        ("DownloadModelVersionOperator", "", "EXECUTE", DOWNLOADS),
     ],
 )
 def test_a_privilege_revoked_in_the_middle_of_a_transfer(dag_runner, stage, task, case, privilege, path):

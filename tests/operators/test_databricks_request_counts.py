@@ -100,9 +100,9 @@ def test_a_first_try(workspace, hook, folder, bare, count, others, memory):
     assert used - requests <= MOST
 
 
-def killed_at(workspace, path, hook, folder, kind, memory):
+def killed_at(workspace, path, hook, folder, kind, memory, method=None):
     """A first try that can neither go on from there nor clean up."""
-    workspace.faults.add(path, count=None, status=400)
+    workspace.faults.add(path, method=method, count=None, status=400)
     workspace.faults.add("/delete$", count=None, status=400)
     with pytest.raises(UCModelsError):
         job(hook, folder, kind, is_first=True, memory=memory)
@@ -123,8 +123,8 @@ def test_a_retry(workspace, hook, folder, bare, count, others, memory, died):
     if died == "after the end":
         job(hook, folder, kind, is_first=True, memory=kept)
     else:
-        path = "model-versions/create$" if died == "before the create" else "/fs/files/.*MLmodel"
-        killed_at(workspace, path, hook, folder, kind, kept)
+        path, method = ("model-versions/create$", "POST") if died == "before the create" else ("MLmodel", "PUT")
+        killed_at(workspace, path, hook, folder, kind, kept, method)
     fill(workspace, 3, source_of(kind, folder))  # meanwhile, by others
     left = [v for v in workspace.workspace.state.models[NAME].versions.values() if v.tags["airflow_task_key"] == KEY]
     assert len(left) == (0 if died == "before the create" else 1)

@@ -11,6 +11,7 @@ from support.pending import MARK, PENDING, Consumer
 from support.registry import make_versions
 from support.sensing import add_version, set_status
 
+from airflow_uc_models.compat import AirflowSkipException
 from airflow_uc_models.operators.pending import (
     MarkModelVersionsHandledOperator,
     PendingModelVersionsOperator,
@@ -62,7 +63,7 @@ def test_a_burst_of_versions_of_several_models(consume, mlflow_server, scope):
 def test_what_is_listed_is_whole(consume, mlflow_server, model_name):
     client = make_versions(mlflow_server, model_name, 2)
     client.set_registered_model_alias(model_name, "Champion", 2)
-    client.set_model_version_tag(model_name, 2, "team", "fraud")
+    client.set_model_version_tag(model_name, "2", "team", "fraud")
     version = consume().xcom(PENDING)[1]
     assert version["uri"] == f"models:/{model_name}/2"
     assert (version["aliases"], version["tags"]) == (["Champion"], {"team": "fraud"})
@@ -129,9 +130,9 @@ def test_created_after_leaves_history_out(consume, mlflow_server, model_name):
 
 def test_tags(consume, mlflow_server, model_name):
     client = make_versions(mlflow_server, model_name, 3)
-    client.set_model_version_tag(model_name, 3, "team", "fraud")
+    client.set_model_version_tag(model_name, "3", "team", "fraud")
     assert consume.took(consume(tags={"team": "{{ 'fraud' }}"})) == [3]
-    client.set_model_version_tag(model_name, 1, "team", "fraud")
+    client.set_model_version_tag(model_name, "1", "team", "fraud")
     assert consume.took(consume(tags={"team": "fraud"})) == [1]
 
 
@@ -230,8 +231,6 @@ def test_work_in_a_mapped_task_group(dag_runner, connection, mlflow_server, mode
 
 @pytest.mark.parametrize("skipped_ok", [False, True])
 def test_skipped_work(dag_runner, connection, mlflow_server, model_name, skipped_ok):
-    from airflow.sdk.exceptions import AirflowSkipException
-
     make_versions(mlflow_server, model_name, 2)
 
     def define():

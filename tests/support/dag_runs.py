@@ -89,9 +89,12 @@ class DagRunner:
 
     def sync(self, dag: Any) -> None:
         from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+        from airflow.sdk.execution_time import supervisor
         from airflow.serialization.serialized_objects import LazyDeserializedDAG
         from airflow.utils.session import create_session
 
+        if supervisor.in_process_api_server.cache_info().currsize:  # it may know another Dag by this name
+            supervisor.in_process_api_server().app.state.dag_bag._dags.clear()
         with create_session() as session:
             update_dag_parsing_results_in_db(
                 _BUNDLE,

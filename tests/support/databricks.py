@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from databricks.sdk.config import Config
+
 from airflow_uc_models.emulator import Emulator
+
+# Older releases of databricks-sdk send and fetch each file whole, through the workspace, unless told to do otherwise.
+IN_PARTS = hasattr(Config, "disable_experimental_files_api_client")
+DOWNLOADS = "fs/create-download-url" if IN_PARTS else "fs/files/.*model.pkl"
 
 
 def connection_json(workspace: Emulator, token: str | None = None, **fields: Any) -> str:

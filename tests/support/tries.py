@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -165,6 +164,13 @@ def _in_child(work: Callable[[], Ended], writer: int, log: Path, environment: di
         os._exit(0)  # nothing of the parent's is to be torn down here
 
 
+class _Outlets:
+    """Takes what is told of any asset."""
+
+    def __getitem__(self, _: Any) -> Any:
+        return SimpleNamespace(extra={}, add=lambda *_, **__: None)
+
+
 def run_try(make: Callable[[], Any], number: int, xcom: XCom, **more: Any) -> Ended:
     """Run a try of the operator that ``make`` returns, in this process."""
     from airflow.sdk.exceptions import AirflowException
@@ -172,8 +178,7 @@ def run_try(make: Callable[[], Any], number: int, xcom: XCom, **more: Any) -> En
     from airflow_uc_models.compat import AirflowFailException
 
     operator = make()
-    outlets: Any = defaultdict(lambda: SimpleNamespace(extra={}, add=lambda *_, **__: None))
-    of_task = context(operator, number, outlet_events=outlets, **more)
+    of_task = context(operator, number, outlet_events=_Outlets(), **more)
     of_task["ti"].xcom_push, of_task["ti"].xcom_pull = xcom.push, xcom.pull
     of_task["ti"].task_id = "task"
     ended = Ended()
