@@ -65,7 +65,7 @@ class Gate(Proxy):
 class XCom:
     """The XComs of one task instance, which its tries share; in files, as each try is a process."""
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="xcom-")))
+    folder: Path
 
     def push(self, key: str, value: Any) -> None:
         """Keep a value."""
@@ -219,7 +219,7 @@ class Race:
         :param meanwhile: what else happens when the other one has ended
         :return: how the held one and the other one ended; None for the other where the first had fewer requests
         """
-        xcom = XCom()
+        xcom = self._xcom()
         with self._gate(at) as gate:
             first = self._start(make, held, xcom, gate.url)
             while not gate.stopped.is_set() and not first.has_ended():
@@ -234,7 +234,10 @@ class Race:
 
     def alone(self, make: Callable[[], Any], number: int = 1) -> Ended:
         """Run one try in this process, and return how it ended: what it imports need not be imported by each other."""
-        return run_try(make, number, XCom())
+        return run_try(make, number, self._xcom())
+
+    def _xcom(self) -> XCom:
+        return XCom(Path(tempfile.mkdtemp(dir=self.scratch, prefix="xcom-")))
 
     def _start(self, make: Callable[[], Any], number: int, xcom: XCom, url: str) -> Try:
         environment = {f"AIRFLOW_CONN_{self.conn_id.upper()}": self.connection(url)}
