@@ -43,6 +43,11 @@ class Answer:
         name = str(user.get("name") or "").strip()
         return cls(approved, name or str(user.get("id")), str(user.get("id")), text)
 
+    @classmethod
+    def from_xcom(cls, value: Mapping[str, Any]) -> Answer:
+        """Return the answer that ``to_xcom`` made this of."""
+        return cls(value["approved"], value["by"], value["by_id"], value["at"])
+
     @property
     def status(self) -> str:
         """The value of the tag ``approval_status``."""

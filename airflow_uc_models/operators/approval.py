@@ -122,6 +122,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         context["ti"].xcom_push(key=_CREATED_KEY, value=version.created_at)
         self.subject, self.body = self.subject or request.subject(), request.body(self.body)
         self.hook.run(note_approval(self.hook.registry, name, number, PENDING))
+        self._expect_no_answer(context, version)
         until = f" until {request.deadline:{TIME_FORMAT}}" if request.deadline else ""
         self.log_effect("Waiting%s for an approval of version %s of %s", until, number, name)
         self.log.debug("%s\n%s", self.subject, self.body)
@@ -139,6 +140,24 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
             created_at = ti.xcom_pull(task_ids=ti.task_id, key=_CREATED_KEY, map_indexes=map_index)
             _keep(context, event, self._asked(context, created_at))
             return self._conclude(context, event, created_at)
+
+    def _expect_no_answer(self, context: Context, version: ModelVersion) -> None:
+        """Fail if another try of this task was answered meanwhile; its answer stays on the version."""
+        from airflow_uc_models.approvals import Answer
+        from airflow_uc_models.registry.approval import note_approval
+
+        ti: Any = context["ti"]
+        map_index = -1 if ti.map_index is None else ti.map_index
+        told = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=map_index)
+        if not told:
+            return
+        answer = Answer.from_xcom(told)
+        note = note_approval(self.hook.registry, version.name, version.version, answer.status, answer.tags())
+        self.hook.run(note)
+        raise AirflowFailException(
+            f"{version.name}/{version.version} was {answer.status} by {answer.by} at {answer.at}: another try of this "
+            "task was answered while this one was about to ask."
+        )
 
     def _rejection_by_time_out(self) -> dict[str, Any]:
         """Return what counts as the answer where nobody gave one in time."""
@@ -200,7 +219,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
     def _conclude(self, context: Context, event: dict[str, Any], created_at: int | None) -> Any:
         """Write the answer onto the version, leave it in XCom, fail or skip after a rejection."""
         from airflow_uc_models.approvals import STATUS_TAG
-        from airflow_uc_models.registry.approval import note_approval
+        from airflow_uc_models.registry.approval import keep_answer, note_approval
 
         name, number = self.hook.registry.normalize(self.model_name), parse_version(self.version)
         answer = self._answer(event)
@@ -214,6 +233,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         context["ti"].xcom_push(
             key="return_value", value=result
         )  # failing and skipping end the task before Airflow does
+        # Only now a try that is about to ask sees the answer; one that asked before has taken it off the version.
+        self.hook.run(keep_answer(self.hook.registry, name, number, answer.status, tags))
         changes = _changes({STATUS_TAG: answer.status, **tags}, before)
         self.tell(context, MODEL_VERSION_TAG_SET, name, *changes)
         self._emit(context)

@@ -48,6 +48,13 @@ def note_approval(
     return found
 
 
+def keep_answer(registry: Registry, name: str, version: int, status: str, answer: Mapping[str, str]) -> Call[None]:
+    """Write an answer again where another try of the task, which was about to ask, has taken it off the version."""
+    found = yield from registry.get_model_version(name, version)
+    if {STATUS_TAG: status, **answer}.items() - found.tags.items():
+        yield from note_approval(registry, name, version, status, answer)
+
+
 def expect_created_at(version: ModelVersion, created_at: int | None) -> None:
     """Raise if a version is not the one that was looked at before: a model that is deleted and made anew counts from 1.
 

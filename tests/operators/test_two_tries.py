@@ -231,3 +231,38 @@ def test_each_request(race, workspace, model, request, tmp_path, task, case):
                 errors = [f"{end.kind}, {end.can_retry}: {end.error}" for end in ends if end.error]
                 wrong.append(f"try {held} held before request {at}: {problems} {errors}")
     assert not wrong, "\n".join(wrong)
+
+
+class AsksOrIsAnswered(operators.ApproveModelVersionOperator):
+    """The first try asks; the second one was asked by Airflow before, and has the answer."""
+
+    def execute(self, context):
+        if context["ti"].try_number == 1:
+            return super().execute(context)
+        return self.execute_complete(context, ANSWER)
+
+
+def test_an_answer_stays_where_a_late_try_asks(race, workspace, model, tmp_path, monkeypatch):
+    from airflow_uc_models.operators import approval
+
+    # what only a worker can do: wait for somebody
+    monkeypatch.setattr(approval.ApprovalOperator, "execute", lambda self, context: {"waits": True})
+
+    def make(name):
+        with DAG("dag", schedule=None):
+            return AsksOrIsAnswered(task_id="task", registry_conn_id="ws", model_name=name, version=2)
+
+    for held in (1, 2):
+        for at in itertools.count(1):
+            workspace.reset()
+            scene = Scene(workspace, next(NUMBERS), "", model, tmp_path)
+            asks, answered = ends = race.run(lambda name=scene.names["model"]: make(name), held=held, at=at)
+            if answered is None:
+                assert at > 2
+                break
+            asks, answered = ends if held == 1 else ends[::-1]
+            tags = workspace.workspace.state.models[scene.names["model"]].versions[2].tags
+            left = tags["approval_status"], tags.get("approved_by"), tags.get("approved_at")
+            assert left == ("approved", "anna", "2026-01-01T00:00:00+00:00"), (held, at)
+            assert answered.error is None, (held, at)
+            assert asks.error is None or "was approved by anna" in asks.error, (held, at)
