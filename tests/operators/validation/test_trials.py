@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
-from support.models import add_version
+from support.models import Logged, add_version, tracking
 from support.trials import LABEL, log_example_model, write_rows
 from support.validation import NO_SIGNATURE, artifact_text, tags_of
 
@@ -111,3 +112,48 @@ def test_data_that_are_none_fail_before_models_are_downloaded(validate, measured
     assert result.ti("validate").try_number == 1
     assert message in result.output
     assert result.xcom("validate") is None
+
+
+PLANTED = "Quetzalcoatl"
+
+
+@pytest.fixture(scope="module")
+def quoting(mlflow_server):
+    """A model whose errors quote the rows that it was given, as those of its input example."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    class Quoting(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            raise ValueError(f"cannot predict {model_input.to_dict('records')}")
+
+    signature = ModelSignature(Schema([ColSpec("string", "name")]), Schema([ColSpec("double")]))
+    with tracking(mlflow_server) as mlflow, mlflow.start_run(experiment_id=mlflow.create_experiment("quoting")) as run:
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=Quoting(),
+            signature=signature,
+            input_example=pd.DataFrame({"name": [f"{PLANTED} I"]}),
+            pip_requirements=["mlflow"],
+        )
+    return Logged(info.model_id, run.info.run_id, ["name"])
+
+
+@pytest.mark.parametrize("trial", ["evaluation", "smoke test"])
+def test_what_a_model_says_of_rows_is_told_nowhere(
+    validate, client, mlflow_server, model_name, quoting, tmp_path, trial
+):
+    add_version(mlflow_server, model_name, quoting)
+    pd.DataFrame({"name": [f"{PLANTED} II", "x"], LABEL: [0.0, 1.0]}).to_parquet(tmp_path / "rows.parquet")
+    policy = {"env_manager": "local", **NO_SIGNATURE}
+    if trial == "evaluation":
+        data = evaluation(tmp_path / "rows.parquet", model_type="regressor")
+        policy |= {"metrics": [{"name": "mean_squared_error", "max": 1}], "evaluation": data}
+    else:
+        policy |= {"smoke_test": True}
+    result = validate(1, policy)
+    assert result.state == "failed"
+    assert "ValueError" in result.output
+    told = [result.output, str(result.xcom("validate")), str(tags_of(client, model_name, 1))]
+    assert [text for text in told if PLANTED in text] == []
