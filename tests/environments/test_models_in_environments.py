@@ -8,6 +8,7 @@ import sys
 import uuid
 import zipfile
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
@@ -26,7 +27,7 @@ from airflow_uc_models.exceptions import ModelEnvironmentError
 from airflow_uc_models.operators.inference import BatchInferenceOperator
 
 # Not the one that is installed.
-PINNED = "1.8.0"
+PINNED = "1.7.2" if version("scikit-learn") == "1.8.0" else "1.8.0"
 X = Schema([ColSpec("double", "x")])
 
 
