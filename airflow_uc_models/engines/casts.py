@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_uc_models.csv_options import CsvOptions
+from airflow_uc_models.engines.spark_csv import ZONE
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-# Of a text that is a time, not a date: what ends in -31 may be either.
-_ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
 def widened(column: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -71,7 +69,7 @@ def times_of(text: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Array:
     import pyarrow.compute as pc
 
     text = present(text, csv)
-    has_zone = pc.match_substring_regex(text, _ZONE)
+    has_zone = pc.match_substring_regex(text, ZONE)
     if wanted.tz or not pc.any(has_zone).as_py():
         return _in_range(text.cast(wanted), text)
     plain = without(text, has_zone).cast(wanted)

@@ -152,11 +152,11 @@ def _from_text(column: pa.Array, wanted: pa.DataType, csv: CsvOptions) -> pa.Arr
 
     if pa.types.is_binary(wanted):
         return column.cast(wanted)
+    if pa.types.is_timestamp(wanted):
+        return times_of(column, wanted, csv)
     text = present(column, csv)
     if pa.types.is_boolean(wanted):
         return _switches(text)
-    if pa.types.is_timestamp(wanted):
-        return times_of(column, wanted, csv)
     if pa.types.is_integer(wanted) or pa.types.is_floating(wanted):
         text = pc.utf8_trim_whitespace(text)
     if pa.types.is_floating(wanted) and csv.decimal == ",":

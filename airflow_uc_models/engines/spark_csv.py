@@ -18,7 +18,8 @@ _NO_VALUE = (
     "NaN", "n/a", "nan", "null",
 )  # fmt: skip
 _TEXTS = ("string", "binary")
-_ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
+# Of a text that is a time, not a date: what ends in -31 may be either.
+ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
 # Spark's own casts take more spellings, such as 1.5f, yes, 2024-1, and times of which they drop the time zone.
 _SPELLINGS = {
     "boolean": r"^(1|0|true|True|TRUE|false|False|FALSE)$",
@@ -101,7 +102,7 @@ def value_of(text: Any, kind: str, csv: Mapping[str, Any]) -> Any:
     if kind != "timestamp_ntz":
         return text.try_cast(kind)
     zone = F.regexp_replace(F.regexp_replace(text, r"([+-]\d\d)(\d\d)$", "$1:$2"), r"([+-]\d\d)$", "$1:00")
-    return F.when(text.rlike(_ZONE), in_utc(zone.try_cast("timestamp"))).otherwise(text.try_cast(kind))
+    return F.when(text.rlike(ZONE), in_utc(zone.try_cast("timestamp"))).otherwise(text.try_cast(kind))
 
 
 def damage(columns: Mapping[str, Any], csv: Mapping[str, Any]) -> Iterator[Any]:

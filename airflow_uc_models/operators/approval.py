@@ -50,7 +50,8 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
 
     Raises: a rejection, without retries, unless ``fail_on_reject`` is off; before anybody is asked: a missing version,
     a verdict on another version, an empty list of ``assigned_users``, a registry without tags; a model that was
-    deleted and made anew while it waited.
+    deleted and made anew while it waited; without retries, too, a try that was about to ask when another try of the
+    task was answered: the answer stays.
 
     Privileges: Unity Catalog: EXECUTE on the model and APPLY TAG on it or its ownership. MLflow basic auth: EDIT on the
     model, MANAGE where an earlier answer is to be deleted, READ on the experiment.
@@ -135,9 +136,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
                 event = self._rejection_by_time_out()
             elif "error" in event:
                 self.process_trigger_event_error(event)
-            ti: Any = context["ti"]
-            map_index = -1 if ti.map_index is None else ti.map_index
-            created_at = ti.xcom_pull(task_ids=ti.task_id, key=_CREATED_KEY, map_indexes=map_index)
+            created_at = _left(context, _CREATED_KEY)
             _keep(context, event, self._asked(context, created_at))
             return self._conclude(context, event, created_at)
 
@@ -146,9 +145,7 @@ class ApproveModelVersionOperator(ModelOperator, ApprovalOperator):
         from airflow_uc_models.approvals import Answer
         from airflow_uc_models.registry.approval import note_approval
 
-        ti: Any = context["ti"]
-        map_index = -1 if ti.map_index is None else ti.map_index
-        told = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=map_index)
+        told = _left(context, "return_value")
         if not told:
             return
         answer = Answer.from_xcom(told)
@@ -329,6 +326,13 @@ def _time_out(seconds: float | timedelta | None) -> dict[str, Any]:
     if wait <= timedelta(0):  # which Airflow takes for no end at all
         raise InvalidArgumentError(f"response_timeout is how long to wait for an answer, above 0, not {seconds!r}.")
     return {"response_timeout" if named else "execution_timeout": wait}
+
+
+def _left(context: Context, key: str) -> Any:
+    """Return what a try of this task, or of this one of its mapped tasks, has left in XCom."""
+    ti: Any = context["ti"]
+    map_index = -1 if ti.map_index is None else ti.map_index
+    return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=map_index)
 
 
 def _kept(context: Context, asked: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import os
 
 import pytest
 from airflow.providers.databricks.hooks.databricks_base import BaseDatabricksHook
-from support.databricks import IN_PARTS, connection_json
+from support.databricks import IN_PARTS, connection_json, in_parts
 from support.models import save_model
 
 from airflow_uc_models.emulator import Emulator, Settings
@@ -172,7 +172,7 @@ def test_a_token_that_is_refused_in_the_middle_is_renewed(hasty, monkeypatch, ma
     assert sum(r.path.endswith("/oidc/v1/token") for r in requests) <= len(refused) + 1
 
 
-@pytest.mark.skipif(not IN_PARTS, reason="this release of databricks-sdk sends a file in one piece")
+@in_parts
 def test_a_file_goes_on_after_a_part_that_was_refused(emulator, monkeypatch, many_files):
     monkeypatch.setenv("AIRFLOW_CONN_WS", connection_json(emulator, **SERVICE_PRINCIPAL))
     emulator.reset()

@@ -6,9 +6,8 @@ import io
 import os
 
 import pytest
-from support.databricks import IN_PARTS
+from support.databricks import in_parts
 
-in_parts = pytest.mark.skipif(not IN_PARTS, reason="this release of databricks-sdk sends a file in one piece")
 NAME = "dev.ml_team.fraud"
 FOLDER = "/Models/dev/ml_team/fraud"
 

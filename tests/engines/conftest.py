@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import sys
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
+from support.leavings import ignore_open_sockets, open_sockets_collected
 
 LEAVES_SOCKETS = Version(version("pyspark")) < Version("4.2")  # open, when it has collected rows
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if LEAVES_SOCKETS and item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+    if LEAVES_SOCKETS:
+        ignore_open_sockets(items, Path(__file__).parent)
 
 
 @pytest.fixture(scope="module", autouse=LEAVES_SOCKETS)
 def _leavings():
-    """Collect such sockets here, lest they are found in a test that has nothing to do with them."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    with open_sockets_collected():
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.databricks import connection_json
+from support.leavings import ignore_open_sockets, open_sockets_collected
 from support.registries import EMULATED, MLFLOW, OPEN_SOURCE, Subject
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Watchers are killed here, also while they connect; the socket that asyncio then leaves open is none of theirs."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+    ignore_open_sockets(items, Path(__file__).parent)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _leavings() -> Iterator[None]:
-    """Collect such sockets here, lest they are found in a test that has nothing to do with them."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    with open_sockets_collected():
+        yield
 
 
 @pytest.fixture(autouse=True)
